@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust cannot reach in the C API: inline functions and macros, one function each, and the
+ * stand-ins that the redirection of a function needs. Declared in ffi.rs.
+ */
+
+#include <linux/fs.h>
+#include <linux/ftrace.h>
+#include <linux/mm.h>
+#include <linux/mmap_lock.h>
+#include <linux/uio.h>
+
+#include "helpers.h"
+
+/* The ftrace callbacks run these: keep the function tracer out. */
+
+notrace unsigned long pin_guard_ftrace_regs_get_argument(struct ftrace_regs *fregs, unsigned int n)
+{
+	return ftrace_regs_get_argument(fregs, n);
+}
+
+notrace void pin_guard_ftrace_regs_set_instruction_pointer(struct ftrace_regs *fregs,
+							   unsigned long ip)
+{
+	ftrace_regs_set_instruction_pointer(fregs, ip);
+}
+
+notrace bool pin_guard_user_backed_iter(const struct iov_iter *iter)
+{
+	return user_backed_iter(iter);
+}
+
+const int pin_guard_IOCB_NOWAIT = IOCB_NOWAIT;
+
+void __user *pin_guard_iter_iov_addr(const struct iov_iter *iter)
+{
+	return iter_iov_addr(iter);
+}
+
+size_t pin_guard_iter_iov_len(const struct iov_iter *iter)
+{
+	return iter_iov_len(iter);
+}
+
+bool pin_guard_mmap_lock_speculate_try_begin(struct mm_struct *mm, unsigned int *seq)
+{
+	return mmap_lock_speculate_try_begin(mm, seq);
+}
+
+int pin_guard_mmap_read_lock_killable(struct mm_struct *mm)
+{
+	return mmap_read_lock_killable(mm);
+}
+
+struct folio *pin_guard_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
+struct page *pin_guard_folio_end(struct folio *folio)
+{
+	return folio_page(folio, folio_nr_pages(folio));
+}
+
+bool pin_guard_folio_test_anon(const struct folio *folio)
+{
+	return folio_test_anon(folio);
+}
+
+bool pin_guard_folio_test_dirty(const struct folio *folio)
+{
+	return folio_test_dirty(folio);
+}
+
+/*
+ * The stand-ins: a call of one runs the redirected function from behind its ftrace hook (see
+ * redirect.rs). Their own bodies run only if that is broken, and then refuse.
+ */
+
+noinline int pin_guard_copy_page_range(struct vm_area_struct *dst_vma,
+				       struct vm_area_struct *src_vma)
+{
+	barrier_data(dst_vma);
+	WARN_ON_ONCE(1);
+	return -ENOMEM;
+}
+
+noinline ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to)
+{
+	barrier_data(iocb);
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+noinline ssize_t pin_guard_ceph_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	barrier_data(to);
+	WARN_ON_ONCE(1);
+	return -EIO;
+}

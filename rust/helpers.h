@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _PIN_GUARD_HELPERS_H
+#define _PIN_GUARD_HELPERS_H
+
+#include <linux/types.h>
+
+struct folio;
+struct ftrace_regs;
+struct iov_iter;
+struct kiocb;
+struct mm_struct;
+struct page;
+struct vm_area_struct;
+
+unsigned long pin_guard_ftrace_regs_get_argument(struct ftrace_regs *fregs, unsigned int n);
+void pin_guard_ftrace_regs_set_instruction_pointer(struct ftrace_regs *fregs, unsigned long ip);
+
+extern const int pin_guard_IOCB_NOWAIT;
+
+bool pin_guard_user_backed_iter(const struct iov_iter *iter);
+void __user *pin_guard_iter_iov_addr(const struct iov_iter *iter);
+size_t pin_guard_iter_iov_len(const struct iov_iter *iter);
+
+bool pin_guard_mmap_lock_speculate_try_begin(struct mm_struct *mm, unsigned int *seq);
+int pin_guard_mmap_read_lock_killable(struct mm_struct *mm);
+
+struct folio *pin_guard_page_folio(struct page *page);
+struct page *pin_guard_folio_end(struct folio *folio);
+bool pin_guard_folio_test_anon(const struct folio *folio);
+bool pin_guard_folio_test_dirty(const struct folio *folio);
+
+int pin_guard_copy_page_range(struct vm_area_struct *dst_vma, struct vm_area_struct *src_vma);
+ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to);
+ssize_t pin_guard_ceph_read_iter(struct kiocb *iocb, struct iov_iter *to);
+
+/* events.c */
+void pin_guard_trace_window_open(const void *mm, unsigned long start, unsigned long end);
+void pin_guard_trace_window_close(const void *mm, unsigned long start, unsigned long end,
+				  u64 age_ns);
+void pin_guard_trace_fork(unsigned long start, unsigned long end, unsigned long pages, u64 ns);
+
+#endif /* _PIN_GUARD_HELPERS_H */

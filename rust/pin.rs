@@ -1,0 +1,686 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pin guard: user pages held by FOLL_PIN, and released by whoever owns the value.
+
+use crate::{ffi::*, module_ref::ModuleRef};
+use core::{marker::PhantomData, mem, ops::Range, ptr};
+use kernel::{
+    bindings,
+    iov::{IovIterDest, IovIterSource},
+    new_work,
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+    workqueue::{self, Work, WorkItem},
+};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Which way the data goes; named as the sides of an `iov_iter` are.
+pub trait Direction: sealed::Sealed + Send + Sync + 'static {
+    #[doc(hidden)]
+    const GUP_FLAGS: u32;
+    #[doc(hidden)]
+    const DIRTIES: bool;
+}
+
+/// The device reads the user's pages.
+pub struct Source;
+
+/// The device writes the user's pages: they must be writable, and are dirtied on release.
+pub struct Dest;
+
+impl sealed::Sealed for Source {}
+impl Direction for Source {
+    const GUP_FLAGS: u32 = 0;
+    const DIRTIES: bool = false;
+}
+
+impl sealed::Sealed for Dest {}
+impl Direction for Dest {
+    const GUP_FLAGS: u32 = bindings::FOLL_WRITE;
+    const DIRTIES: bool = true;
+}
+
+/// Physically contiguous bytes within one folio.
+///
+/// # Invariants
+///
+/// The bytes are within pages of one folio, and the owner of this value holds one pin for each of the
+/// pages.
+#[repr(transparent)]
+pub struct Run(bindings::bio_vec);
+
+impl Run {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.bv_len as usize
+    }
+
+    /// Never: a run has at least a byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Offset of the first byte in the first page, in bytes.
+    pub fn offset(&self) -> usize {
+        self.0.bv_offset as usize
+    }
+
+    /// Number of pages that the run touches.
+    pub fn pages(&self) -> usize {
+        (self.offset() + self.len()).div_ceil(PAGE_SIZE)
+    }
+
+    /// The run as the block layer, `iov_iter_bvec()` and the DMA API take it. The pages stay pinned
+    /// for as long as the guard lives, and no longer.
+    pub fn as_bio_vec(&self) -> &bindings::bio_vec {
+        &self.0
+    }
+
+    fn folio(&self) -> *mut bindings::folio {
+        // SAFETY: By the type invariants, the page is pinned.
+        unsafe { pin_guard_page_folio(self.0.bv_page) }
+    }
+
+    /// Releases the pins.
+    ///
+    /// # Safety
+    ///
+    /// Once; the caller owns the run's pins.
+    unsafe fn unpin(&self) {
+        // SAFETY: By the type invariants and the safety requirements.
+        unsafe { bindings::unpin_user_folio(self.folio(), self.pages()) };
+    }
+
+    /// Dirties the folio if that needs no lock, and says whether it is dirty now.
+    ///
+    /// A folio of a file is dirtied under its lock, as it could be truncated meanwhile. One of anonymous
+    /// memory cannot, and its dirtying is a mere flag (`noop_dirty_folio()`).
+    fn try_dirty(&self) -> bool {
+        let folio = self.folio();
+        // SAFETY: The folio is pinned.
+        unsafe {
+            if pin_guard_folio_test_dirty(folio) {
+                return true;
+            }
+            pin_guard_folio_test_anon(folio) && {
+                bindings::folio_mark_dirty(folio);
+                true
+            }
+        }
+    }
+
+    fn is_anon(&self) -> bool {
+        // SAFETY: The folio is pinned.
+        unsafe { pin_guard_folio_test_anon(self.folio()) }
+    }
+}
+
+/// Room for the runs of one guard: most have one and need no allocation.
+enum Runs {
+    None,
+    One(Run),
+    Many(KVVec<Run>),
+}
+
+impl Runs {
+    fn as_slice(&self) -> &[Run] {
+        match self {
+            Self::None => &[],
+            Self::One(run) => core::slice::from_ref(run),
+            Self::Many(runs) => runs,
+        }
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Run> {
+        match self {
+            Self::None => None,
+            Self::One(run) => Some(run),
+            Self::Many(runs) => runs.last_mut(),
+        }
+    }
+
+    /// Adds `run`; `more` runs at most are to be expected after it. Gives it back if there is no
+    /// memory.
+    fn push(&mut self, run: Run, more: usize) -> core::result::Result<(), Run> {
+        if let Self::Many(runs) = self {
+            if runs.len() == runs.capacity() && runs.reserve(more + 1, GFP_KERNEL).is_err() {
+                return Err(run);
+            }
+            return runs.push_within_capacity(run).map_err(|e| e.0);
+        }
+        match mem::replace(self, Self::None) {
+            Self::One(first) => match KVVec::with_capacity(more + 2, GFP_KERNEL) {
+                Ok(mut runs) => {
+                    // The capacity is there.
+                    let _ = runs.push_within_capacity(first);
+                    let _ = runs.push_within_capacity(run);
+                    *self = Self::Many(runs);
+                    Ok(())
+                }
+                Err(_) => {
+                    *self = Self::One(first);
+                    Err(run)
+                }
+            },
+            _ => {
+                *self = Self::One(run);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How many pages are looked up at a time; their addresses are on the stack (1 KiB).
+const CHUNK: usize = 128;
+
+/// A set of pins, in runs. Dropping it releases them, in any context, without dirtying.
+pub(crate) struct Pins {
+    runs: Runs,
+    /// The end of the last run's folio.
+    folio_end: *mut bindings::page,
+}
+
+// SAFETY: A pin may be released by any thread.
+unsafe impl Send for Pins {}
+// SAFETY: `&self` only reads.
+unsafe impl Sync for Pins {}
+
+impl Pins {
+    pub(crate) const fn new() -> Self {
+        Self {
+            runs: Runs::None,
+            folio_end: ptr::null_mut(),
+        }
+    }
+
+    pub(crate) fn runs(&self) -> &[Run] {
+        self.runs.as_slice()
+    }
+
+    pub(crate) fn pages(&self) -> usize {
+        self.runs().iter().map(Run::pages).sum()
+    }
+
+    /// Takes over the pins of `pages`, which hold `len` bytes from `offset` in the first on. `more`
+    /// pages at most are to come later.
+    ///
+    /// Errors: ENOMEM; the pins of all of `pages` are taken over or released even so.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns one pin of each of `pages`.
+    pub(crate) unsafe fn push(
+        &mut self,
+        pages: &[*mut bindings::page],
+        offset: usize,
+        len: usize,
+        more: usize,
+    ) -> Result {
+        let mut at = offset;
+        let mut left = len;
+        for (i, &page) in pages.iter().enumerate() {
+            let part = left.min(PAGE_SIZE - at);
+            if !self.extend(page, at, part) {
+                // INVARIANT: One page is within one folio; the caller gives us its pin.
+                let run = Run(bindings::bio_vec {
+                    bv_page: page,
+                    bv_len: part as u32,
+                    bv_offset: at as u32,
+                });
+                // SAFETY: The folio is pinned.
+                self.folio_end = unsafe { pin_guard_folio_end(run.folio()) };
+                if self.runs.push(run, pages.len() - i - 1 + more).is_err() {
+                    // SAFETY: These pins are ours, and in no run.
+                    unsafe {
+                        bindings::unpin_user_pages(pages[i..].as_ptr().cast_mut(), pages.len() - i)
+                    };
+                    return Err(ENOMEM);
+                }
+            }
+            at = 0;
+            left -= part;
+        }
+        Ok(())
+    }
+
+    /// Adds the bytes to the last run if they continue it in the same folio.
+    fn extend(&mut self, page: *mut bindings::page, offset: usize, len: usize) -> bool {
+        let folio_end = self.folio_end;
+        let Some(Run(last)) = self.runs.last_mut() else {
+            return false;
+        };
+        let end = last.bv_offset as usize + last.bv_len as usize;
+        let next = last.bv_page.wrapping_add(end >> PAGE_SHIFT);
+        // A run's length is a u32; folios of more than 2 GiB are cut.
+        if offset != 0
+            || end % PAGE_SIZE != 0
+            || page != next
+            || page >= folio_end
+            || end > i32::MAX as usize
+        {
+            return false;
+        }
+        // INVARIANT: `page` is the next one of the same folio, and its pin has become ours.
+        last.bv_len += len as u32;
+        true
+    }
+
+    /// Pins the pages of `len` bytes of user memory at `addr`, of the current task.
+    fn pin_user(addr: usize, len: usize, gup_flags: u32) -> Result<Self> {
+        let last = addr
+            .checked_add(len)
+            .ok_or(EINVAL)?
+            .checked_sub(1)
+            .ok_or(EINVAL)?;
+        if len == 0 {
+            return Err(EINVAL);
+        }
+        if kernel::current!().mm().is_none() {
+            return Err(EFAULT);
+        }
+        let mut pins = Self::new();
+        let mut offset = addr % PAGE_SIZE;
+        let mut at = addr - offset;
+        let mut left = len;
+        let mut more = (last >> PAGE_SHIFT) - (addr >> PAGE_SHIFT) + 1;
+        let mut pages = [ptr::null_mut(); CHUNK];
+        while more != 0 {
+            let want = more.min(CHUNK);
+            // SAFETY: `pages` has room for `want` pages; the current task has an mm.
+            let got = unsafe {
+                bindings::pin_user_pages_fast(at, want as c_int, gup_flags, pages.as_mut_ptr())
+            };
+            let got = to_count(got as isize)?;
+            more -= got;
+            let part = left.min(got * PAGE_SIZE - offset);
+            // SAFETY: The pins of the first `got` pages are ours.
+            unsafe { pins.push(&pages[..got], offset, part, more) }?;
+            at = at.wrapping_add(got * PAGE_SIZE);
+            left -= part;
+            offset = 0;
+        }
+        Ok(pins)
+    }
+
+    /// Pins what is there of `range`, whole pages of the current mm, for the copy by a fork. Returns
+    /// the number of pages that were not there.
+    ///
+    /// Without FOLL_WRITE: pages that were made read-only since (mprotect, userfaultfd-wp) must be
+    /// pinned, too; FOLL_FORCE lets the lookup pass a PROT_NONE VMA.
+    ///
+    /// Errors: ENOMEM; EINTR if the task is killed.
+    ///
+    /// # Safety
+    ///
+    /// The mmap lock of the current mm is held.
+    pub(crate) unsafe fn pin_present(&mut self, range: &Range<usize>) -> Result<usize> {
+        let mut missing = 0;
+        let mut at = range.start;
+        let mut pages = [ptr::null_mut(); CHUNK];
+        while at < range.end {
+            let more = (range.end - at) >> PAGE_SHIFT;
+            let want = more.min(CHUNK);
+            // SAFETY: `pages` has room for `want` pages, and the mmap lock is held.
+            let got = unsafe {
+                bindings::pin_user_pages(at, want, bindings::FOLL_FORCE, pages.as_mut_ptr())
+            };
+            match to_count(got) {
+                Ok(got) => {
+                    let len = got * PAGE_SIZE;
+                    // SAFETY: The pins of the first `got` pages are ours.
+                    unsafe { self.push(&pages[..got], 0, len, more - got) }?;
+                    at += len;
+                }
+                // Never touched or unmapped since: no device's target.
+                Err(EFAULT) => {
+                    missing += 1;
+                    at += PAGE_SIZE;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Pins what is left of `iter`, `max` bytes at most, and advances it by that.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is a valid `iov_iter`, and if it is user-backed, on memory of the current task.
+    unsafe fn extract(iter: *mut bindings::iov_iter, max: usize) -> Result<(Self, usize)> {
+        // SAFETY: `iter` is valid.
+        let (user_backed, left) = unsafe {
+            (
+                pin_guard_user_backed_iter(iter),
+                (*iter).__bindgen_anon_1.__bindgen_anon_1.as_ref().count,
+            )
+        };
+        let len = left.min(max);
+        // Other iterators are extracted without pins: there is nothing to own.
+        if !user_backed || len == 0 {
+            return Err(EINVAL);
+        }
+        let mut pins = Self::new();
+        let mut done = 0;
+        let mut pages = [ptr::null_mut(); CHUNK];
+        while done < len {
+            let mut array = pages.as_mut_ptr();
+            let mut offset = 0;
+            // SAFETY: `iter` is valid and `array` has room for `CHUNK` pages.
+            let got = unsafe {
+                bindings::iov_iter_extract_pages(
+                    iter,
+                    &mut array,
+                    len - done,
+                    CHUNK as u32,
+                    0,
+                    &mut offset,
+                )
+            };
+            let pushed = to_count(got).and_then(|got| {
+                done += got;
+                let n = (offset + got).div_ceil(PAGE_SIZE);
+                // SAFETY: The pins of the first `n` pages are ours.
+                unsafe { pins.push(&pages[..n], offset, got, (len - done).div_ceil(PAGE_SIZE)) }
+            });
+            if let Err(e) = pushed {
+                // SAFETY: `iter` has been advanced by `done` bytes.
+                unsafe { bindings::iov_iter_revert(iter, done) };
+                return Err(e);
+            }
+        }
+        Ok((pins, len))
+    }
+
+    /// Releases the pins after dirtying the pages. May sleep.
+    fn unpin_dirty(mut self) {
+        let runs = mem::replace(&mut self.runs, Runs::None);
+        for run in runs.as_slice() {
+            // SAFETY: The pins of `run` are ours and no longer in `self`.
+            unsafe { bindings::unpin_user_page_range_dirty_lock(run.0.bv_page, run.pages(), true) };
+        }
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        for run in self.runs() {
+            // SAFETY: The pins of `run` are ours.
+            unsafe { run.unpin() };
+        }
+    }
+}
+
+/// What a lookup of pages returned: a count, or an errno. None at all is EFAULT.
+fn to_count(ret: isize) -> Result<usize> {
+    match ret {
+        0 => Err(EFAULT),
+        n if n < 0 => Err(Error::from_errno(n as c_int)),
+        n => Ok(n as usize),
+    }
+}
+
+/// The pages of a guard, on their way to be dirtied by a workqueue.
+///
+/// It is allocated when the guard is made, as the release cannot fail.
+#[pin_data]
+struct Deferred {
+    pins: Pins,
+    module: Option<ModuleRef>,
+    #[pin]
+    work: Work<Self>,
+}
+
+kernel::impl_has_work! {
+    impl HasWork<Self> for Deferred { self.work }
+}
+
+impl Deferred {
+    fn new() -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
+                pins: Pins::new(),
+                module: None,
+                work <- new_work!("pin_guard_release"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
+impl WorkItem for Deferred {
+    type Pointer = Pin<KBox<Self>>;
+
+    fn run(mut this: Pin<KBox<Self>>) {
+        let this = this.as_mut().project();
+        mem::replace(this.pins, Pins::new()).unpin_dirty();
+        drop(this.module.take());
+    }
+}
+
+/// Locked memory charged to a user (RLIMIT_MEMLOCK), as MSG_ZEROCOPY does it.
+struct Charge(bindings::ubuf_info_msgzc_mmpin);
+
+// SAFETY: A user's account may be changed by any thread.
+unsafe impl Send for Charge {}
+// SAFETY: `&self` gives nothing.
+unsafe impl Sync for Charge {}
+
+impl Charge {
+    /// Charges `bytes` to the current user. Errors: ENOMEM over the limit.
+    fn new(bytes: usize) -> Result<Self> {
+        let mut charge = Self(pin_init::zeroed());
+        // SAFETY: A zeroed `mmpin` has no charge yet.
+        match unsafe { bindings::mm_account_pinned_pages(&mut charge.0, bytes) } {
+            0 => Ok(charge),
+            // As mlock() says it.
+            _ => Err(ENOMEM),
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        // SAFETY: Undoes the charge of `new`, once.
+        unsafe { bindings::mm_unaccount_pinned_pages(&mut self.0) };
+    }
+}
+
+/// User memory, pinned (FOLL_PIN) for I/O in direction `D` until this value is dropped.
+///
+/// A fork leaves pinned pages with the parent and copies them for the child at once, so the device and
+/// the owner of the memory keep seeing the same pages. The pages are the user's all the same: it may
+/// read and write them at any time, so nothing here hands out references into them.
+///
+/// Dropping the guard releases the pins, in any context, and dirties the pages of a [`Dest`]. What has to
+/// sleep for that (clean pages of a shared file mapping) is left to a workqueue; [`PinGuard::release`] does
+/// it on the spot.
+///
+/// C: `pin_user_pages_fast()` in `mm/gup.c`, `iov_iter_extract_pages()` in `lib/iov_iter.c`,
+/// `Documentation/core-api/pin_user_pages.rst`.
+///
+/// # Examples
+///
+/// ```ignore
+/// use pin_guard::{Dest, PinGuard};
+///
+/// fn receive(addr: usize, data: &[u8]) -> Result {
+///     let buffer = PinGuard::<Dest>::new(addr, data.len())?;
+///     // ... hand `buffer.runs()` to a device, or:
+///     buffer.write(0, data)
+/// }
+/// ```
+pub struct PinGuard<D: Direction> {
+    pins: Pins,
+    len: usize,
+    /// `Some` if dirtying may have to sleep: for pages of files.
+    deferred: Option<Pin<KBox<Deferred>>>,
+    _charge: Option<Charge>,
+    _direction: PhantomData<D>,
+}
+
+impl<D: Direction> PinGuard<D> {
+    /// Pins `len` bytes of user memory at `addr`, of the current task.
+    ///
+    /// Any alignment and length will do. For I/O that ends soon; see [`PinGuard::long_term`]. May sleep.
+    ///
+    /// Errors, with nothing kept: EINVAL for no length or a range beyond the address space; EFAULT if a
+    /// page is not mapped, is not writable ([`Dest`]), or there is no user memory (kernel threads);
+    /// ENOMEM; EINTR if killed.
+    pub fn new(addr: usize, len: usize) -> Result<Self> {
+        Self::with_pins(Pins::pin_user(addr, len, D::GUP_FLAGS)?, len, None)
+    }
+
+    /// As [`PinGuard::new`], for pins that last as long as user space wishes (FOLL_LONGTERM).
+    ///
+    /// The pages are migrated out of movable memory first, and charged to the user's RLIMIT_MEMLOCK: over
+    /// that ENOMEM, unless the task has CAP_IPC_LOCK. Pages of files that need writeback give EFAULT.
+    pub fn long_term(addr: usize, len: usize) -> Result<Self> {
+        let charge = Charge::new(len)?;
+        let pins = Pins::pin_user(addr, len, D::GUP_FLAGS | bindings::FOLL_LONGTERM)?;
+        Self::with_pins(pins, len, Some(charge))
+    }
+
+    fn with_pins(pins: Pins, len: usize, charge: Option<Charge>) -> Result<Self> {
+        let deferred = if D::DIRTIES && !pins.runs().iter().all(Run::is_anon) {
+            Some(Deferred::new()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            pins,
+            len,
+            deferred,
+            _charge: charge,
+            _direction: PhantomData,
+        })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: a guard holds at least a byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Number of pins held: one a page, also where the memory is huge pages.
+    pub fn pages(&self) -> usize {
+        self.pins.pages()
+    }
+
+    /// The memory, in order, as folio-contiguous runs: a 2 MiB huge page is one.
+    pub fn runs(&self) -> &[Run] {
+        self.pins.runs()
+    }
+
+    /// Copies `out.len()` bytes from `offset` bytes into the memory on to `out`. Does not sleep.
+    ///
+    /// Errors: EINVAL beyond the end.
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> Result {
+        let base = out.as_mut_ptr();
+        self.walk(offset, out.len(), |at, user, len| {
+            // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked for. The
+            // user may write meanwhile; a raw copy takes what it finds.
+            unsafe { ptr::copy_nonoverlapping(user.cast_const(), base.add(at), len) }
+        })
+    }
+
+    /// Releases the pins on the spot. May sleep.
+    pub fn release(mut self) {
+        let pins = mem::replace(&mut self.pins, Pins::new());
+        if D::DIRTIES {
+            pins.unpin_dirty();
+        }
+    }
+
+    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len` bytes,
+    /// where it is mapped, and how long it is.
+    fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
+        if offset.checked_add(len).ok_or(EINVAL)? > self.len {
+            return Err(EINVAL);
+        }
+        let mut skip = offset;
+        let mut done = 0;
+        for run in self.runs() {
+            if skip >= run.len() {
+                skip -= run.len();
+                continue;
+            }
+            let end = run.offset() + run.len();
+            let mut at = run.offset() + skip;
+            skip = 0;
+            while at < end && done < len {
+                let in_page = at % PAGE_SIZE;
+                let part = (PAGE_SIZE - in_page).min(end - at).min(len - done);
+                // SAFETY: The page is one of the run's, so it is pinned. The mapping is undone in
+                // this thread, in reverse order.
+                unsafe {
+                    let page = run.0.bv_page.add(at >> PAGE_SHIFT);
+                    let mapped = bindings::kmap_local_page(page);
+                    f(done, mapped.cast::<u8>().add(in_page), part);
+                    bindings::kunmap_local(mapped);
+                }
+                at += part;
+                done += part;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PinGuard<Dest> {
+    /// Copies `data` to `offset` bytes into the memory. Does not sleep.
+    ///
+    /// Errors: EINVAL beyond the end.
+    pub fn write(&self, offset: usize, data: &[u8]) -> Result {
+        self.walk(offset, data.len(), |at, user, len| {
+            // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked for. The
+            // memory is the user's, who may use it meanwhile; it is nobody's `&` or `&mut`.
+            unsafe { ptr::copy_nonoverlapping(data.as_ptr().add(at), user, len) }
+        })
+    }
+
+    /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
+    ///
+    /// Errors, with nothing kept and `iter` where it was: EINVAL for no length or an iterator that is not
+    /// on user memory (its pages are not for us to pin); else as [`PinGuard::new`].
+    pub fn from_iter(iter: &mut IovIterDest<'_>, max: usize) -> Result<Self> {
+        // SAFETY: The iterator is valid by its invariants.
+        let (pins, len) = unsafe { Pins::extract(iter.as_raw(), max) }?;
+        Self::with_pins(pins, len, None)
+    }
+}
+
+impl PinGuard<Source> {
+    /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
+    ///
+    /// Errors: as for a [`Dest`].
+    pub fn from_iter(iter: &mut IovIterSource<'_>, max: usize) -> Result<Self> {
+        // SAFETY: The iterator is valid by its invariants.
+        let (pins, len) = unsafe { Pins::extract(iter.as_raw(), max) }?;
+        Self::with_pins(pins, len, None)
+    }
+}
+
+impl<D: Direction> Drop for PinGuard<D> {
+    fn drop(&mut self) {
+        if !D::DIRTIES || self.runs().iter().all(Run::try_dirty) {
+            return;
+        }
+        let Some(mut deferred) = self.deferred.take() else {
+            return;
+        };
+        {
+            let deferred = deferred.as_mut().project();
+            mem::swap(deferred.pins, &mut self.pins);
+            *deferred.module = Some(ModuleRef::for_client());
+        }
+        workqueue::system_long().enqueue(deferred);
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The direct I/O watch: opens windows around the O_DIRECT reads of file systems that hold user pages
+//! by plain references (FOLL_GET).
+//!
+//! It stands in front of their `read_iter` methods: `nfs_file_read()` (`fs/nfs/file.c`) and
+//! `ceph_read_iter()` (`fs/ceph/file.c`). The window closes when the data is there: on return for a
+//! synchronous call, in the completion for an asynchronous one, which gets a shadow kiocb (as in
+//! `fs/backing-file.c`). Writes need no window: a fork leaves the old page as write() was given it.
+
+use crate::{
+    ffi::*,
+    module_ref::ModuleRef,
+    redirect::{Args, Target},
+    window::Window,
+};
+use kernel::{bindings, prelude::*};
+
+/// A `read_iter` method to watch.
+macro_rules! watched {
+    ($(#[$doc:meta])* $target:ident, $name:literal, $module:literal, $stand_in:ident) => {
+        $(#[$doc])*
+        pub(crate) struct $target;
+
+        // SAFETY: The type and the stand-in are those of a `read_iter` method; the replacement keeps
+        // its reference to its end.
+        unsafe impl Target for $target {
+            type Function = ReadIter;
+            const NAME: &'static CStr = $name;
+            const MODULE: Option<&'static CStr> = Some($module);
+            const REPLACEMENT: ReadIter = read_iter::<Self>;
+            const STAND_IN: ReadIter = $stand_in;
+
+            fn wants(args: &Args) -> bool {
+                let (iocb, to) = (args.get(0), args.get(1));
+                // SAFETY: These are the arguments of a `read_iter` method.
+                unsafe { is_direct_user_read(iocb, to) }
+            }
+        }
+    };
+}
+
+watched! {
+    /// `ssize_t nfs_file_read(struct kiocb *iocb, struct iov_iter *to)`
+    NfsFileRead, c"nfs_file_read", c"nfs", pin_guard_nfs_file_read
+}
+watched! {
+    /// `ssize_t ceph_read_iter(struct kiocb *iocb, struct iov_iter *to)`
+    CephReadIter, c"ceph_read_iter", c"ceph", pin_guard_ceph_read_iter
+}
+
+type ReadIter = unsafe extern "C" fn(*mut bindings::kiocb, *mut bindings::iov_iter) -> c_long;
+
+/// Whether the read goes from a device to user pages that the file system will look up. io_uring's
+/// fixed buffers are not user-backed: they are pinned already.
+///
+/// # Safety
+///
+/// The arguments are those of a `read_iter` method.
+unsafe fn is_direct_user_read(iocb: *const bindings::kiocb, to: *const bindings::iov_iter) -> bool {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        (*iocb).ki_flags & bindings::IOCB_DIRECT as c_int != 0
+            && pin_guard_user_backed_iter(to)
+            && (*to).__bindgen_anon_1.__bindgen_anon_1.as_ref().count != 0
+    }
+}
+
+/// An asynchronous read under way.
+///
+/// `iocb` is first: the completion is given its address.
+#[repr(C)]
+struct Read {
+    iocb: bindings::kiocb,
+    original: *mut bindings::kiocb,
+    window: Window,
+    module: ModuleRef,
+}
+
+/// Runs instead of the `read_iter` method `T` for direct reads to user memory.
+///
+/// # Safety
+///
+/// Called with the arguments of a `read_iter` method, redirected.
+unsafe extern "C" fn read_iter<T: Target<Function = ReadIter>>(
+    iocb: *mut bindings::kiocb,
+    to: *mut bindings::iov_iter,
+) -> c_long {
+    // An asynchronous read can complete while the method is still on its way out, so this call needs
+    // a reference of its own.
+    // SAFETY: This is the replacement, and `enter` took a reference for it.
+    let module = unsafe { ModuleRef::adopt() };
+    // SAFETY: The caller's requirements are ours.
+    let may_wait = unsafe { (*iocb).ki_flags & pin_guard_IOCB_NOWAIT } == 0;
+    // SAFETY: `to` is valid and user-backed (`Target::wants`).
+    let window = match unsafe { Window::open_iter(to, may_wait) } {
+        Ok(window) => window,
+        Err(e) => return e.to_errno() as c_long,
+    };
+
+    // SAFETY: As above.
+    if unsafe { (*iocb).ki_complete }.is_none() {
+        // SAFETY: The arguments are the target's.
+        let ret = unsafe { T::STAND_IN(iocb, to) };
+        drop(window);
+        return ret;
+    }
+
+    // SAFETY: A kiocb is plain data, and valid.
+    let mut shadow = unsafe { iocb.read() };
+    shadow.ki_complete = Some(complete);
+    let flags = if may_wait { GFP_KERNEL } else { GFP_NOWAIT };
+    let read = KBox::new(
+        Read {
+            iocb: shadow,
+            original: iocb,
+            window,
+            module: module.clone(),
+        },
+        flags,
+    );
+    let read = match read {
+        Ok(read) => KBox::into_raw(read),
+        Err(_) => return if may_wait { ENOMEM } else { EAGAIN }.to_errno() as c_long,
+    };
+    // SAFETY: The shadow is a valid kiocb of the same file.
+    let ret = unsafe { T::STAND_IN(read.cast(), to) };
+    if ret == -(bindings::EIOCBQUEUED as c_long) {
+        // It is the completion's now, and may be gone.
+        return ret;
+    }
+    // SAFETY: It was not queued, so it is still ours; and `iocb` is still the caller's.
+    unsafe {
+        let read = KBox::from_raw(read);
+        (*iocb).ki_pos = read.iocb.ki_pos;
+        (*iocb).ki_flags = read.iocb.ki_flags;
+    }
+    ret
+}
+
+/// The `ki_complete` of a shadow kiocb.
+///
+/// # Safety
+///
+/// `iocb` is the first field of a [`Read`] from [`read_iter`], queued and now complete.
+unsafe extern "C" fn complete(iocb: *mut bindings::kiocb, ret: c_long) {
+    // SAFETY: By the safety requirements; a queued read is the completion's.
+    let read = unsafe { KBox::from_raw(iocb.cast::<Read>()) };
+    let Read {
+        iocb,
+        original,
+        window,
+        module,
+    } = KBox::into_inner(read);
+    drop(window);
+    // SAFETY: Nobody completes the caller's kiocb but us; after that it is gone. A kiocb with a shadow
+    // has a completion.
+    unsafe {
+        (*original).ki_pos = iocb.ki_pos;
+        if let Some(ki_complete) = (*original).ki_complete {
+            ki_complete(original, ret);
+        }
+    }
+    drop(module);
+}

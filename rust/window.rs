@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows: user memory of an mm that has I/O in flight which holds no pins.
+//!
+//! # Why no fork slips by
+//!
+//! A submitter (S) opens its window and then looks up its pages; a fork (F) looks for windows and then
+//! copies the page tables:
+//!
+//! ```text
+//!     S1  insert the window              F1  mmap_write_lock(): mm_lock_seq becomes odd
+//!     S2  smp_mb()                       F2  smp_mb()
+//!     S3  look at mm_lock_seq;           F3  look for windows; pin what they cover
+//!         odd: take and drop the         F4  copy the page tables
+//!         read lock                      F5  mmap_write_unlock(): mm_lock_seq becomes even
+//!     S4  look up the pages
+//! ```
+//!
+//! By the two barriers, F3 sees the window or S3 sees what F1 wrote. In the first case F4 finds the
+//! pages pinned and copies them for the child at once, so that the parent keeps its own. In the second,
+//! either the fork is over (F5), or S3 waits for it: S4 then looks at page tables that the fork has
+//! already write-protected, and its write access gives the parent a page of its own before the device
+//! sees it. A fork that starts later than S3 is in the first case.
+//!
+//! C: `mmap_lock_speculate_try_begin()` in `include/linux/mmap_lock.h`, `dup_mmap()` in `mm/mmap.c`.
+
+use crate::ffi::*;
+use core::{mem, ops::Range};
+use kernel::{
+    alloc::Flags,
+    bindings,
+    error::to_result,
+    fmt, impl_list_arc_safe, impl_list_item,
+    list::{List, ListArc, ListLinks},
+    mm::{Mm, MmWithUser},
+    new_spinlock,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::BStr,
+    sync::{
+        aref::ARef,
+        atomic::{Atomic, Relaxed},
+        barrier::smp_mb,
+        Arc, SpinLock,
+    },
+    time::{Instant, Monotonic},
+    types::Opaque,
+};
+
+/// The user memory of one I/O: most have one segment and need no allocation.
+enum Segments {
+    One(Range<usize>),
+    Many(KVec<Range<usize>>),
+}
+
+impl Segments {
+    fn as_slice(&self) -> &[Range<usize>] {
+        match self {
+            Self::One(range) => core::slice::from_ref(range),
+            Self::Many(ranges) => ranges,
+        }
+    }
+
+    /// What `iter` has left.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is a valid, user-backed `iov_iter`.
+    unsafe fn of_iter(iter: *const bindings::iov_iter, flags: Flags) -> Result<Self> {
+        // SAFETY: By the safety requirements. A copy can be advanced without a trace; it borrows the
+        // segments of the original only here.
+        let mut at = unsafe { iter.read() };
+        let mut ranges = KVec::new();
+        loop {
+            // SAFETY: `at` is a valid, user-backed `iov_iter`, not beyond its last segment.
+            let (addr, len, left) = unsafe {
+                (
+                    pin_guard_iter_iov_addr(&at) as usize,
+                    pin_guard_iter_iov_len(&at),
+                    at.__bindgen_anon_1.__bindgen_anon_1.as_ref().count,
+                )
+            };
+            let len = len.min(left);
+            let range = addr..addr.saturating_add(len);
+            if len == left && ranges.is_empty() {
+                return Ok(Self::One(range));
+            }
+            if len != 0 {
+                ranges.push(range, flags)?;
+            }
+            if len == left {
+                return Ok(Self::Many(ranges));
+            }
+            // SAFETY: There are more than `len` bytes left. This steps over empty segments, too.
+            unsafe { bindings::iov_iter_advance(&mut at, len) };
+        }
+    }
+}
+
+/// What the registry keeps of an open window.
+#[pin_data]
+struct Entry {
+    #[pin]
+    links: ListLinks,
+    mm: ARef<Mm>,
+    segments: Segments,
+    pid: i32,
+    comm: [u8; 16],
+    opened: Instant<Monotonic>,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Entry { untracked; }
+}
+impl_list_item! {
+    impl ListItem<0> for Entry { using ListLinks { self.links }; }
+}
+
+struct Open {
+    windows: List<Entry>,
+    opened: u64,
+    /// The last VMA copy that found windows: the child's mm and the VMA's start.
+    last_copy: (usize, usize),
+}
+
+#[pin_data]
+struct Bucket {
+    /// The length of `windows`, to be read without the lock by the fork hook.
+    count: Atomic<usize>,
+    #[pin]
+    open: SpinLock<Open>,
+}
+
+const BUCKET_BITS: u32 = 8;
+const BUCKETS: usize = 1 << BUCKET_BITS;
+
+/// All open windows, hashed by mm.
+///
+/// # Invariants
+///
+/// Initialised by [`init`] before anything else in this file runs.
+struct Registry(Opaque<[Bucket; BUCKETS]>);
+
+// SAFETY: A bucket is made of an atomic and a lock.
+unsafe impl Sync for Registry {}
+
+static REGISTRY: Registry = Registry(Opaque::uninit());
+
+/// Sets up the registry.
+///
+/// # Safety
+///
+/// Once, from the module's init, before any window is opened or looked for.
+pub(crate) unsafe fn init() {
+    for i in 0..BUCKETS {
+        let bucket = pin_init!(Bucket {
+            count: Atomic::new(0),
+            open <- new_spinlock!(
+                Open { windows: List::new(), opened: 0, last_copy: (0, 0) },
+                "pin_guard_windows"
+            ),
+        });
+        // SAFETY: The static is pinned, in bounds, and by the safety requirements not yet in use.
+        let Ok(()) = unsafe { bucket.__pinned_init(REGISTRY.0.get().cast::<Bucket>().add(i)) };
+    }
+}
+
+fn buckets() -> &'static [Bucket; BUCKETS] {
+    // SAFETY: By the invariants of `Registry`.
+    unsafe { &*REGISTRY.0.get() }
+}
+
+fn bucket(mm: *const bindings::mm_struct) -> &'static Bucket {
+    // The golden ratio spreads the slab's strides over the upper bits.
+    let hash = (mm as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BUCKET_BITS);
+    &buckets()[hash as usize]
+}
+
+static SUBMISSIONS_WAITED: Atomic<usize> = Atomic::new(0);
+
+/// User memory of the current mm has I/O in flight, from open to drop.
+///
+/// For code that holds pages by plain references (`get_user_pages_fast()`) and lets a device write to
+/// them: a fork while the window is open pre-copies the pages for the child instead of sharing them.
+/// Open it *before* looking up the pages, drop it when the device is done. Costs the same whatever the
+/// length: no page is touched.
+///
+/// Drop it in process context (a workqueue will do); it does not sleep.
+pub struct Window(Arc<Entry>);
+
+impl Window {
+    /// Opens a window on `len` bytes of user memory at `addr`, of the current task.
+    ///
+    /// Waits for a fork of this mm that is under way. May sleep. Errors: EINVAL for no length or a range
+    /// beyond the address space; EFAULT in a kernel thread without mm; ENOMEM; EINTR if killed.
+    pub fn open(addr: usize, len: usize) -> Result<Self> {
+        let end = addr.checked_add(len).filter(|_| len != 0).ok_or(EINVAL)?;
+        Self::with_segments(Segments::One(addr..end), true)
+    }
+
+    /// Opens a window on what `iter` has left. As [`Window::open`], but with `may_wait` false gives
+    /// EAGAIN instead of sleeping.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task.
+    pub(crate) unsafe fn open_iter(
+        iter: *const bindings::iov_iter,
+        may_wait: bool,
+    ) -> Result<Self> {
+        let flags = if may_wait { GFP_KERNEL } else { GFP_NOWAIT };
+        // SAFETY: By the safety requirements.
+        unsafe { Segments::of_iter(iter, flags) }
+            .and_then(|segments| Self::with_segments(segments, may_wait))
+            .map_err(|e| if e == ENOMEM && !may_wait { EAGAIN } else { e })
+    }
+
+    fn with_segments(segments: Segments, may_wait: bool) -> Result<Self> {
+        let task = kernel::current!();
+        let mm = task.mm().ok_or(EFAULT)?;
+        // SAFETY: The current task's name; a torn read of it while it is changed does no harm.
+        let comm = unsafe { (*task.as_ptr()).comm };
+        let entry = ListArc::pin_init(
+            try_pin_init!(Entry {
+                links <- ListLinks::new(),
+                mm: ARef::from(&**mm),
+                segments,
+                pid: task.pid(),
+                comm,
+                opened: Instant::now(),
+            }),
+            if may_wait { GFP_KERNEL } else { GFP_NOWAIT },
+        )?;
+        let window = Self(entry.clone_arc());
+        let bucket = bucket(mm.as_raw());
+        {
+            let mut open = bucket.open.lock();
+            open.windows.push_back(entry);
+            open.opened += 1;
+            bucket.count.add(1, Relaxed);
+        }
+        for range in window.0.segments.as_slice() {
+            // SAFETY: A tracepoint may be hit anywhere.
+            unsafe { pin_guard_trace_window_open(mm.as_raw().cast(), range.start, range.end) };
+        }
+        wait_for_fork(mm, may_wait)?;
+        Ok(window)
+    }
+}
+
+/// S2 and S3 of the proof above: waits for a fork of `mm` that may have missed a new window.
+fn wait_for_fork(mm: &MmWithUser, may_wait: bool) -> Result {
+    smp_mb();
+    let mut seq = 0;
+    // SAFETY: `mm` is valid.
+    if unsafe { pin_guard_mmap_lock_speculate_try_begin(mm.as_raw(), &mut seq) } {
+        return Ok(());
+    }
+    if !may_wait {
+        return Err(EAGAIN);
+    }
+    SUBMISSIONS_WAITED.add(1, Relaxed);
+    // SAFETY: `mm` is valid and has users; whoever looks up user pages holds no lock of it.
+    unsafe {
+        to_result(pin_guard_mmap_read_lock_killable(mm.as_raw()))?;
+        bindings::mmap_read_unlock(mm.as_raw());
+    }
+    Ok(())
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let entry = &*self.0;
+        let bucket = bucket(entry.mm.as_raw());
+        let removed = {
+            let mut open = bucket.open.lock();
+            bucket.count.fetch_sub(1, Relaxed);
+            // SAFETY: An entry is only ever in the list of its mm's bucket.
+            unsafe { open.windows.remove(entry) }
+        };
+        drop(removed);
+        let age = entry.opened.elapsed().as_nanos();
+        for range in entry.segments.as_slice() {
+            // SAFETY: A tracepoint may be hit anywhere.
+            unsafe {
+                pin_guard_trace_window_close(
+                    entry.mm.as_raw().cast(),
+                    range.start,
+                    range.end,
+                    age as u64,
+                )
+            };
+        }
+    }
+}
+
+/// Whether `mm` may have windows. Runs in an ftrace callback.
+///
+/// F2 of the proof above is the caller's.
+pub(crate) fn any(mm: *const bindings::mm_struct) -> bool {
+    bucket(mm).count.load(Relaxed) != 0
+}
+
+/// What the windows of `mm` cover of `area`: whole pages, in order, without overlap.
+///
+/// Errors: ENOMEM.
+pub(crate) fn within(
+    mm: *const bindings::mm_struct,
+    area: Range<usize>,
+) -> Result<KVec<Range<usize>>> {
+    let bucket = bucket(mm);
+    let mut found = KVec::new();
+    let mut needed = 16;
+    // Windows that come while the lock is dropped wait for this fork, so this ends.
+    while needed > found.capacity() {
+        found.clear();
+        found.reserve(needed, GFP_KERNEL)?;
+        needed = 0;
+        let open = bucket.open.lock();
+        for entry in open
+            .windows
+            .iter()
+            .filter(|w| w.mm.as_raw().cast_const() == mm)
+        {
+            for range in entry.segments.as_slice() {
+                if let Some(pages) = pages_within(range, &area) {
+                    needed += 1;
+                    // A vector that is too small is caught by the loop's condition.
+                    let _ = found.push_within_capacity(pages);
+                }
+            }
+        }
+    }
+
+    // SAFETY: The vector's elements are valid ranges, which are plain data.
+    unsafe {
+        sort(
+            found.as_mut_ptr().cast(),
+            found.len(),
+            mem::size_of::<Range<usize>>(),
+            Some(compare_starts),
+            None,
+        )
+    };
+    let mut merged = 0;
+    for i in 1..found.len() {
+        let next = found[i].clone();
+        if next.start <= found[merged].end {
+            found[merged].end = found[merged].end.max(next.end);
+        } else {
+            merged += 1;
+            found[merged] = next;
+        }
+    }
+    found.truncate(merged + 1);
+    Ok(found)
+}
+
+/// A `cmp_func_t` for ranges.
+///
+/// # Safety
+///
+/// `a` and `b` point to `Range<usize>`.
+unsafe extern "C" fn compare_starts(a: *const c_void, b: *const c_void) -> c_int {
+    // SAFETY: By the safety requirements.
+    let (a, b) = unsafe { (&*a.cast::<Range<usize>>(), &*b.cast::<Range<usize>>()) };
+    a.start.cmp(&b.start) as c_int
+}
+
+/// The pages of `area`, which is made of whole pages, that `range` touches.
+fn pages_within(range: &Range<usize>, area: &Range<usize>) -> Option<Range<usize>> {
+    let start = (range.start & !(PAGE_SIZE - 1)).max(area.start);
+    // Compared before it is rounded up: a range may end at the end of the address space.
+    let end = if range.end >= area.end {
+        area.end
+    } else {
+        (range.end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
+    };
+    (start < end).then_some(start..end)
+}
+
+/// Notes that the fork of `mm` into `child` has found windows in the VMA at `start`. Returns whether
+/// that is the first such VMA of this fork.
+///
+/// A fork copies VMAs in ascending order, so the same child at a lower address is a new fork.
+pub(crate) fn first_copy(mm: *const bindings::mm_struct, child: usize, start: usize) -> bool {
+    let mut open = bucket(mm).open.lock();
+    let (last_child, last_start) = open.last_copy;
+    open.last_copy = (child, start);
+    last_child != child || start <= last_start
+}
+
+/// debugfs `windows`: the open windows, a line per segment.
+pub(crate) fn list(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_fmt(fmt!("pid comm start-end age_ms\n"))?;
+    for bucket in buckets() {
+        let open = bucket.open.lock();
+        for window in open.windows.iter() {
+            let comm = window.comm.split(|&c| c == 0).next().unwrap_or_default();
+            let age = window.opened.elapsed().as_millis();
+            for Range { start, end } in window.segments.as_slice() {
+                let comm = BStr::from_bytes(comm);
+                f.write_fmt(fmt!("{} {comm} {start:x}-{end:x} {age}\n", window.pid))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The counters of this file, for debugfs `counters`.
+pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (mut opened, mut open) = (0, 0);
+    for bucket in buckets() {
+        opened += bucket.open.lock().opened;
+        open += bucket.count.load(Relaxed);
+    }
+    f.write_fmt(fmt!("windows_opened {opened}\n"))?;
+    f.write_fmt(fmt!("windows_open {open}\n"))?;
+    f.write_fmt(fmt!(
+        "submissions_waited {}\n",
+        SUBMISSIONS_WAITED.load(Relaxed)
+    ))
+}
