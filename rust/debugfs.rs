@@ -5,6 +5,7 @@
 use crate::{
     fork::{self, CopyPageRange},
     redirect::Redirect,
+    remap::CopyVma,
     watch::{CephReadIter, NfsFileRead},
     window,
 };
@@ -17,9 +18,11 @@ use kernel::{
 /// All redirections; `targets` has a line for each.
 #[pin_data]
 pub(crate) struct Targets {
-    // The fork hook first: without it a window protects nothing.
+    // What reads windows first: without it they protect nothing.
     #[pin]
     fork: Redirect<CopyPageRange>,
+    #[pin]
+    remap: Redirect<CopyVma>,
     #[pin]
     nfs: Redirect<NfsFileRead>,
     #[pin]
@@ -30,6 +33,7 @@ impl Targets {
     pub(crate) fn new(nfs: bool, ceph: bool) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             fork <- Redirect::new(true),
+            remap <- Redirect::new(true),
             nfs <- Redirect::new(nfs),
             ceph <- Redirect::new(ceph),
         })
@@ -39,6 +43,7 @@ impl Targets {
 impl Writer for Targets {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fork.describe(f)?;
+        self.remap.describe(f)?;
         self.nfs.describe(f)?;
         self.ceph.describe(f)
     }

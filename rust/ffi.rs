@@ -41,8 +41,6 @@ extern "C" {
 
     pub(crate) fn pin_guard_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
     pub(crate) fn pin_guard_folio_end(folio: *mut bindings::folio) -> *mut bindings::page;
-    pub(crate) fn pin_guard_folio_test_anon(folio: *const bindings::folio) -> bool;
-    pub(crate) fn pin_guard_folio_test_dirty(folio: *const bindings::folio) -> bool;
 
     pub(crate) fn pin_guard_copy_page_range(
         dst_vma: *mut bindings::vm_area_struct,

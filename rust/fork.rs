@@ -12,7 +12,7 @@ use crate::{
     ffi::*,
     module_ref::ModuleRef,
     pin::Pins,
-    redirect::{Args, Target},
+    redirect::{Args, Route, Target},
     window,
 };
 use kernel::{
@@ -52,11 +52,13 @@ unsafe impl Target for CopyPageRange {
     type Function = unsafe extern "C" fn(*mut Vma, *mut Vma) -> c_int;
     const NAME: &'static CStr = c"copy_page_range";
     const MODULE: Option<&'static CStr> = None;
-    const REPLACEMENT: Self::Function = copy_page_range;
-    const STAND_IN: Self::Function = pin_guard_copy_page_range;
+    const ROUTE: Option<Route<Self::Function>> = Some(Route {
+        replacement: copy_page_range,
+        stand_in: pin_guard_copy_page_range,
+    });
 
     fn wants(args: &Args) -> bool {
-        let (dst, src) = (args.get::<Vma>(0), args.get::<Vma>(1));
+        let (dst, src) = (args.pointer::<Vma>(0), args.pointer::<Vma>(1));
         // SAFETY: A fork passes VMAs of mms that it holds the locks of. `dup_mmap()` counts a VMA of
         // the child before it has it copied.
         let (mm, first) = unsafe {

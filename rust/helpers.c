@@ -62,16 +62,6 @@ struct page *pin_guard_folio_end(struct folio *folio)
 	return folio_page(folio, folio_nr_pages(folio));
 }
 
-bool pin_guard_folio_test_anon(const struct folio *folio)
-{
-	return folio_test_anon(folio);
-}
-
-bool pin_guard_folio_test_dirty(const struct folio *folio)
-{
-	return folio_test_dirty(folio);
-}
-
 /*
  * The stand-ins: a call of one runs the redirected function from behind its ftrace hook (see
  * redirect.rs). Their own bodies run only if that is broken, and then refuse.

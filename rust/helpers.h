@@ -26,8 +26,6 @@ int pin_guard_mmap_read_lock_killable(struct mm_struct *mm);
 
 struct folio *pin_guard_page_folio(struct page *page);
 struct page *pin_guard_folio_end(struct folio *folio);
-bool pin_guard_folio_test_anon(const struct folio *folio);
-bool pin_guard_folio_test_dirty(const struct folio *folio);
 
 int pin_guard_copy_page_range(struct vm_area_struct *dst_vma, struct vm_area_struct *src_vma);
 ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to);

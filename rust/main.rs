@@ -18,10 +18,12 @@
 
 mod debugfs;
 mod ffi;
+mod folio;
 mod fork;
 mod module_ref;
 mod pin;
 mod redirect;
+mod remap;
 mod watch;
 mod window;
 

@@ -2,8 +2,13 @@
 
 //! The pin guard: user pages held by FOLL_PIN, and released by whoever owns the value.
 
-use crate::{ffi::*, module_ref::ModuleRef};
-use core::{marker::PhantomData, mem, ops::Range, ptr};
+use crate::{ffi::*, folio::Folio, module_ref::ModuleRef};
+use core::{
+    marker::PhantomData,
+    mem::{self, size_of, MaybeUninit},
+    ops::Range,
+    ptr, slice,
+};
 use kernel::{
     bindings,
     iov::{IovIterDest, IovIterSource},
@@ -79,9 +84,9 @@ impl Run {
         &self.0
     }
 
-    fn folio(&self) -> *mut bindings::folio {
+    fn folio(&self) -> Folio {
         // SAFETY: By the type invariants, the page is pinned.
-        unsafe { pin_guard_page_folio(self.0.bv_page) }
+        unsafe { Folio::of(self.0.bv_page) }
     }
 
     /// Releases the pins.
@@ -91,7 +96,7 @@ impl Run {
     /// Once; the caller owns the run's pins.
     unsafe fn unpin(&self) {
         // SAFETY: By the type invariants and the safety requirements.
-        unsafe { bindings::unpin_user_folio(self.folio(), self.pages()) };
+        unsafe { bindings::unpin_user_folio(self.folio().as_raw(), self.pages()) };
     }
 
     /// Dirties the folio if that needs no lock, and says whether it is dirty now.
@@ -100,21 +105,14 @@ impl Run {
     /// memory cannot, and its dirtying is a mere flag (`noop_dirty_folio()`).
     fn try_dirty(&self) -> bool {
         let folio = self.folio();
-        // SAFETY: The folio is pinned.
-        unsafe {
-            if pin_guard_folio_test_dirty(folio) {
-                return true;
+        if !folio.is_dirty() {
+            if !folio.is_anon() {
+                return false;
             }
-            pin_guard_folio_test_anon(folio) && {
-                bindings::folio_mark_dirty(folio);
-                true
-            }
+            // SAFETY: The folio is pinned.
+            unsafe { bindings::folio_mark_dirty(folio.as_raw()) };
         }
-    }
-
-    fn is_anon(&self) -> bool {
-        // SAFETY: The folio is pinned.
-        unsafe { pin_guard_folio_test_anon(self.folio()) }
+        true
     }
 }
 
@@ -131,6 +129,15 @@ impl Runs {
             Self::None => &[],
             Self::One(run) => core::slice::from_ref(run),
             Self::Many(runs) => runs,
+        }
+    }
+
+    /// Whether freeing the room may sleep: kvmalloc() may have got it from vmalloc().
+    fn free_sleeps(&self) -> bool {
+        match self {
+            // SAFETY: This only looks at the address.
+            Self::Many(runs) => unsafe { bindings::is_vmalloc_addr(runs.as_ptr().cast()) },
+            _ => false,
         }
     }
 
@@ -173,14 +180,19 @@ impl Runs {
     }
 }
 
-/// How many pages are looked up at a time; their addresses are on the stack (1 KiB).
+/// How many pages are looked up at a time.
 const CHUNK: usize = 128;
+
+/// Room for the addresses of as many pages, on the stack (1 KiB).
+type Chunk = [MaybeUninit<*mut bindings::page>; CHUNK];
 
 /// A set of pins, in runs. Dropping it releases them, in any context, without dirtying.
 pub(crate) struct Pins {
     runs: Runs,
     /// The end of the last run's folio.
     folio_end: *mut bindings::page,
+    /// Whether some page is not of anonymous memory.
+    any_file: bool,
 }
 
 // SAFETY: A pin may be released by any thread.
@@ -193,6 +205,7 @@ impl Pins {
         Self {
             runs: Runs::None,
             folio_end: ptr::null_mut(),
+            any_file: false,
         }
     }
 
@@ -204,68 +217,71 @@ impl Pins {
         self.runs().iter().map(Run::pages).sum()
     }
 
-    /// Takes over the pins of `pages`, which hold `len` bytes from `offset` in the first on. `more`
-    /// pages at most are to come later.
+    /// Takes over the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in the
+    /// first on. `more` pages at most are to come later.
     ///
-    /// Errors: ENOMEM; the pins of all of `pages` are taken over or released even so.
+    /// Errors: ENOMEM; the pins of all the pages are taken over or released even so.
     ///
     /// # Safety
     ///
-    /// The caller owns one pin of each of `pages`.
-    pub(crate) unsafe fn push(
+    /// The first `count` of `pages` are set, and the caller owns one pin of each.
+    unsafe fn push(
         &mut self,
-        pages: &[*mut bindings::page],
+        pages: &Chunk,
+        count: usize,
         offset: usize,
         len: usize,
         more: usize,
     ) -> Result {
-        let mut at = offset;
+        // SAFETY: By the safety requirements.
+        let mut pages = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
+        let mut offset = offset;
         let mut left = len;
-        for (i, &page) in pages.iter().enumerate() {
-            let part = left.min(PAGE_SIZE - at);
-            if !self.extend(page, at, part) {
-                // INVARIANT: One page is within one folio; the caller gives us its pin.
+        while let Some(&page) = pages.first() {
+            let joins = offset == 0 && self.continues_with(page);
+            if !joins {
+                // SAFETY: The page is pinned.
+                let folio = unsafe { Folio::of(page) };
+                self.folio_end = folio.end();
+                self.any_file |= !folio.is_anon();
+            }
+            let in_folio = (self.folio_end as usize - page as usize) / size_of::<bindings::page>();
+            let n = contiguous(&pages[..in_folio.min(pages.len())]);
+            let part = left.min(n * PAGE_SIZE - offset);
+            if let (true, Some(Run(last))) = (joins, self.runs.last_mut()) {
+                last.bv_len += part as u32;
+            } else {
+                // INVARIANT: The pages are of one folio; their pins have become ours.
                 let run = Run(bindings::bio_vec {
                     bv_page: page,
                     bv_len: part as u32,
-                    bv_offset: at as u32,
+                    bv_offset: offset as u32,
                 });
-                // SAFETY: The folio is pinned.
-                self.folio_end = unsafe { pin_guard_folio_end(run.folio()) };
-                if self.runs.push(run, pages.len() - i - 1 + more).is_err() {
+                if self.runs.push(run, pages.len() - n + more).is_err() {
                     // SAFETY: These pins are ours, and in no run.
-                    unsafe {
-                        bindings::unpin_user_pages(pages[i..].as_ptr().cast_mut(), pages.len() - i)
-                    };
+                    unsafe { bindings::unpin_user_pages(pages.as_ptr().cast_mut(), pages.len()) };
                     return Err(ENOMEM);
                 }
             }
-            at = 0;
+            pages = &pages[n..];
+            offset = 0;
             left -= part;
         }
         Ok(())
     }
 
-    /// Adds the bytes to the last run if they continue it in the same folio.
-    fn extend(&mut self, page: *mut bindings::page, offset: usize, len: usize) -> bool {
-        let folio_end = self.folio_end;
-        let Some(Run(last)) = self.runs.last_mut() else {
+    /// Whether `page` is the next one behind the last run, in the same folio.
+    #[inline]
+    fn continues_with(&self, page: *mut bindings::page) -> bool {
+        let Some(Run(last)) = self.runs().last() else {
             return false;
         };
         let end = last.bv_offset as usize + last.bv_len as usize;
-        let next = last.bv_page.wrapping_add(end >> PAGE_SHIFT);
-        // A run's length is a u32; folios of more than 2 GiB are cut.
-        if offset != 0
-            || end % PAGE_SIZE != 0
-            || page != next
-            || page >= folio_end
-            || end > i32::MAX as usize
-        {
-            return false;
-        }
-        // INVARIANT: `page` is the next one of the same folio, and its pin has become ours.
-        last.bv_len += len as u32;
-        true
+        page < self.folio_end
+            && end % PAGE_SIZE == 0
+            && page == last.bv_page.wrapping_add(end >> PAGE_SHIFT)
+            // A run's length is a u32: larger folios are cut.
+            && end <= i32::MAX as usize
     }
 
     /// Pins the pages of `len` bytes of user memory at `addr`, of the current task.
@@ -286,18 +302,23 @@ impl Pins {
         let mut at = addr - offset;
         let mut left = len;
         let mut more = (last >> PAGE_SHIFT) - (addr >> PAGE_SHIFT) + 1;
-        let mut pages = [ptr::null_mut(); CHUNK];
+        let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while more != 0 {
             let want = more.min(CHUNK);
             // SAFETY: `pages` has room for `want` pages; the current task has an mm.
             let got = unsafe {
-                bindings::pin_user_pages_fast(at, want as c_int, gup_flags, pages.as_mut_ptr())
+                bindings::pin_user_pages_fast(
+                    at,
+                    want as c_int,
+                    gup_flags,
+                    pages.as_mut_ptr().cast(),
+                )
             };
             let got = to_count(got as isize)?;
             more -= got;
             let part = left.min(got * PAGE_SIZE - offset);
             // SAFETY: The pins of the first `got` pages are ours.
-            unsafe { pins.push(&pages[..got], offset, part, more) }?;
+            unsafe { pins.push(&pages, got, offset, part, more) }?;
             at = at.wrapping_add(got * PAGE_SIZE);
             left -= part;
             offset = 0;
@@ -319,19 +340,19 @@ impl Pins {
     pub(crate) unsafe fn pin_present(&mut self, range: &Range<usize>) -> Result<usize> {
         let mut missing = 0;
         let mut at = range.start;
-        let mut pages = [ptr::null_mut(); CHUNK];
+        let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while at < range.end {
             let more = (range.end - at) >> PAGE_SHIFT;
             let want = more.min(CHUNK);
             // SAFETY: `pages` has room for `want` pages, and the mmap lock is held.
             let got = unsafe {
-                bindings::pin_user_pages(at, want, bindings::FOLL_FORCE, pages.as_mut_ptr())
+                bindings::pin_user_pages(at, want, bindings::FOLL_FORCE, pages.as_mut_ptr().cast())
             };
             match to_count(got) {
                 Ok(got) => {
                     let len = got * PAGE_SIZE;
                     // SAFETY: The pins of the first `got` pages are ours.
-                    unsafe { self.push(&pages[..got], 0, len, more - got) }?;
+                    unsafe { self.push(&pages, got, 0, len, more - got) }?;
                     at += len;
                 }
                 // Never touched or unmapped since: no device's target.
@@ -365,9 +386,9 @@ impl Pins {
         }
         let mut pins = Self::new();
         let mut done = 0;
-        let mut pages = [ptr::null_mut(); CHUNK];
+        let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while done < len {
-            let mut array = pages.as_mut_ptr();
+            let mut array = pages.as_mut_ptr().cast();
             let mut offset = 0;
             // SAFETY: `iter` is valid and `array` has room for `CHUNK` pages.
             let got = unsafe {
@@ -384,7 +405,7 @@ impl Pins {
                 done += got;
                 let n = (offset + got).div_ceil(PAGE_SIZE);
                 // SAFETY: The pins of the first `n` pages are ours.
-                unsafe { pins.push(&pages[..n], offset, got, (len - done).div_ceil(PAGE_SIZE)) }
+                unsafe { pins.push(&pages, n, offset, got, (len - done).div_ceil(PAGE_SIZE)) }
             });
             if let Err(e) = pushed {
                 // SAFETY: `iter` has been advanced by `done` bytes.
@@ -414,6 +435,17 @@ impl Drop for Pins {
     }
 }
 
+/// How many of `pages`, which are some, are next to each other from the first on.
+#[inline]
+fn contiguous(pages: &[*mut bindings::page]) -> usize {
+    let first = pages[0];
+    let mut n = 1;
+    while n < pages.len() && pages[n] == first.wrapping_add(n) {
+        n += 1;
+    }
+    n
+}
+
 /// What a lookup of pages returned: a count, or an errno. None at all is EFAULT.
 fn to_count(ret: isize) -> Result<usize> {
     match ret {
@@ -423,12 +455,13 @@ fn to_count(ret: isize) -> Result<usize> {
     }
 }
 
-/// The pages of a guard, on their way to be dirtied by a workqueue.
+/// The pins of a guard, on their way to be released by a workqueue.
 ///
 /// It is allocated when the guard is made, as the release cannot fail.
 #[pin_data]
 struct Deferred {
     pins: Pins,
+    dirties: bool,
     module: Option<ModuleRef>,
     #[pin]
     work: Work<Self>,
@@ -439,10 +472,11 @@ kernel::impl_has_work! {
 }
 
 impl Deferred {
-    fn new() -> Result<Pin<KBox<Self>>> {
+    fn new(dirties: bool) -> Result<Pin<KBox<Self>>> {
         KBox::pin_init(
             pin_init!(Self {
                 pins: Pins::new(),
+                dirties,
                 module: None,
                 work <- new_work!("pin_guard_release"),
             }),
@@ -456,7 +490,12 @@ impl WorkItem for Deferred {
 
     fn run(mut this: Pin<KBox<Self>>) {
         let this = this.as_mut().project();
-        mem::replace(this.pins, Pins::new()).unpin_dirty();
+        let pins = mem::replace(this.pins, Pins::new());
+        if *this.dirties {
+            pins.unpin_dirty();
+        } else {
+            drop(pins);
+        }
         drop(this.module.take());
     }
 }
@@ -516,7 +555,7 @@ impl Drop for Charge {
 pub struct PinGuard<D: Direction> {
     pins: Pins,
     len: usize,
-    /// `Some` if dirtying may have to sleep: for pages of files.
+    /// `Some` if the release may have to sleep: to dirty pages of files, or to free memory.
     deferred: Option<Pin<KBox<Deferred>>>,
     _charge: Option<Charge>,
     _direction: PhantomData<D>,
@@ -545,8 +584,8 @@ impl<D: Direction> PinGuard<D> {
     }
 
     fn with_pins(pins: Pins, len: usize, charge: Option<Charge>) -> Result<Self> {
-        let deferred = if D::DIRTIES && !pins.runs().iter().all(Run::is_anon) {
-            Some(Deferred::new()?)
+        let deferred = if (D::DIRTIES && pins.any_file) || pins.runs.free_sleeps() {
+            Some(Deferred::new(D::DIRTIES)?)
         } else {
             None
         };
@@ -670,7 +709,8 @@ impl PinGuard<Source> {
 
 impl<D: Direction> Drop for PinGuard<D> {
     fn drop(&mut self) {
-        if !D::DIRTIES || self.runs().iter().all(Run::try_dirty) {
+        let dirty = !D::DIRTIES || self.runs().iter().all(Run::try_dirty);
+        if dirty && !self.pins.runs.free_sleeps() {
             return;
         }
         let Some(mut deferred) = self.deferred.take() else {

@@ -2,11 +2,11 @@
 
 //! Redirection of a kernel function to one of ours, through ftrace.
 //!
-//! A [`Redirect`] uses two `ftrace_ops` that may change the instruction pointer
+//! A [`Redirect`] with a [`Route`] uses two `ftrace_ops` that may change the instruction pointer
 //! (`FTRACE_OPS_FL_IPMODIFY`, as `kernel/livepatch/patch.c` does):
 //!
-//! - `enter` sits on the *target* and sends the calls that [`Target::wants`] picks to
-//!   [`Target::REPLACEMENT`]. All others go on into the target.
+//! - `enter` sits on the *target* and sends the calls that [`Target::wants`] picks to the
+//!   *replacement*. All others go on into the target.
 //! - `resume` sits on the *stand-in*, a C function of this module with the target's signature, and
 //!   sends its calls into the target, behind the target's own ftrace hook. So the replacement calls
 //!   the original by calling the stand-in.
@@ -43,35 +43,46 @@ pub(crate) fn arm() {
 pub(crate) struct Args(*mut bindings::ftrace_regs);
 
 impl Args {
-    /// The `n`th argument, cast to the type of the target's parameter.
-    pub(crate) fn get<T>(&self, n: u32) -> *mut T {
+    /// The `n`th argument.
+    pub(crate) fn number(&self, n: u32) -> usize {
         // SAFETY: `self.0` is valid during the callback (`enter()`).
-        unsafe { pin_guard_ftrace_regs_get_argument(self.0, n) as *mut T }
+        unsafe { pin_guard_ftrace_regs_get_argument(self.0, n) }
+    }
+
+    /// The `n`th argument, cast to the type of the target's parameter.
+    pub(crate) fn pointer<T>(&self, n: u32) -> *mut T {
+        self.number(n) as *mut T
     }
 }
 
-/// A function to redirect.
+/// Where calls of a target go.
+pub(crate) struct Route<F> {
+    /// What runs instead.
+    pub(crate) replacement: F,
+    /// What the replacement calls to run the original.
+    pub(crate) stand_in: F,
+}
+
+/// A function to redirect, or, without a [`Target::ROUTE`], only to observe.
 ///
 /// # Safety
 ///
 /// - `Function` is the type of the kernel function called `NAME`.
-/// - `STAND_IN` is a traceable function of this module that nobody calls but `REPLACEMENT`.
-/// - `REPLACEMENT` starts with [`ModuleRef::adopt`] and keeps the reference, or a clone of it, until
-///   its last call of `STAND_IN` has returned.
+/// - The stand-in is a traceable function of this module that nobody calls but the replacement.
+/// - The replacement starts with [`ModuleRef::adopt`] and keeps the reference, or a clone of it, until its
+///   last call of the stand-in has returned.
 pub(crate) unsafe trait Target: 'static + Send + Sync {
-    /// The type of the function: a `extern "C" fn` pointer.
-    type Function: Copy;
+    /// The type of the function: an `extern "C" fn` pointer.
+    type Function: Copy + 'static;
     /// The name of the function.
     const NAME: &'static CStr;
     /// The module that it is in, which may come and go; `None` if it is in the kernel proper.
     const MODULE: Option<&'static CStr>;
-    /// What runs instead.
-    const REPLACEMENT: Self::Function;
-    /// What the replacement calls to run the original.
-    const STAND_IN: Self::Function;
+    /// Where its calls go.
+    const ROUTE: Option<Route<Self::Function>>;
 
-    /// Whether to redirect this call. Runs in an ftrace callback on every call of the function: must
-    /// not sleep, lock or call anything that can be traced.
+    /// Whether to redirect this call. Runs in an ftrace callback on every call of the function, in its
+    /// caller's context: must not sleep.
     fn wants(args: &Args) -> bool;
 }
 
@@ -94,7 +105,7 @@ enum State {
 ///
 /// # Invariants
 ///
-/// `enter` is registered with ftrace exactly in [`State::Attached`], `resume` exactly if `on`.
+/// `enter` is registered with ftrace exactly in [`State::Attached`], `resume` exactly if `resume_on`.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Redirect<T: Target> {
     #[pin]
@@ -107,8 +118,10 @@ pub(crate) struct Redirect<T: Target> {
     body: Atomic<usize>,
     #[pin]
     state: Mutex<State>,
-    /// Whether `resume` and, for a target in a module, `notifier` are registered.
-    on: Atomic<i32>,
+    /// Whether `resume` is registered.
+    resume_on: Atomic<i32>,
+    /// Whether `notifier` is registered.
+    notifier_on: Atomic<i32>,
     _target: PhantomData<T>,
 }
 
@@ -126,8 +139,11 @@ impl<T: Target> Redirect<T> {
     /// ftrace is dead. May sleep.
     pub(crate) fn new(wanted: bool) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            enter <- Self::ops(Self::enter),
-            resume <- Self::ops(Self::resume),
+            enter <- Self::ops(
+                Self::enter,
+                if T::ROUTE.is_some() { bindings::FTRACE_OPS_FL_IPMODIFY } else { 0 },
+            ),
+            resume <- Self::ops(Self::resume, bindings::FTRACE_OPS_FL_IPMODIFY),
             notifier <- Opaque::ffi_init(|slot: *mut bindings::notifier_block| {
                 // SAFETY: `slot` is valid for writes; a notifier block may be zero but for the call.
                 unsafe {
@@ -137,7 +153,8 @@ impl<T: Target> Redirect<T> {
             }),
             body: Atomic::new(0),
             state <- new_mutex!(State::Off),
-            on: Atomic::new(0),
+            resume_on: Atomic::new(0),
+            notifier_on: Atomic::new(0),
             _target: PhantomData,
         })
         .pin_chain(move |this| if wanted { this.turn_on() } else { Ok(()) })
@@ -150,6 +167,7 @@ impl<T: Target> Redirect<T> {
             *mut bindings::ftrace_ops,
             *mut bindings::ftrace_regs,
         ),
+        flags: u32,
     ) -> impl PinInit<Opaque<bindings::ftrace_ops>> {
         Opaque::ffi_init(move |slot: *mut bindings::ftrace_ops| {
             // PERMANENT: `sysctl kernel.ftrace_enabled=0` must fail, not turn the protection off.
@@ -157,8 +175,7 @@ impl<T: Target> Redirect<T> {
             unsafe {
                 slot.write_bytes(0, 1);
                 (*slot).func = Some(func);
-                (*slot).flags =
-                    (bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_PERMANENT) as usize;
+                (*slot).flags = (flags | bindings::FTRACE_OPS_FL_PERMANENT) as usize;
                 #[cfg(not(CONFIG_HAVE_DYNAMIC_FTRACE_WITH_ARGS))]
                 {
                     (*slot).flags |= bindings::FTRACE_OPS_FL_SAVE_REGS as usize;
@@ -168,26 +185,22 @@ impl<T: Target> Redirect<T> {
     }
 
     fn turn_on(&self) -> Result {
-        // SAFETY: `T::Function` is a function pointer.
-        let stand_in = unsafe { mem::transmute_copy::<T::Function, usize>(&T::STAND_IN) };
-        // SAFETY: `resume` is an initialised `ftrace_ops`, not registered.
-        to_result(unsafe { bindings::ftrace_set_filter_ip(self.resume.get(), stand_in, 0, 1) })
-            .and_then(|()| {
-                // SAFETY: As above; it stays where it is until it is unregistered by `drop`.
-                to_result(unsafe { bindings::register_ftrace_function(self.resume.get()) })
-            })
-            .inspect_err(|e| {
-                // SAFETY: `resume` is not registered.
-                unsafe { bindings::ftrace_free_filter(self.resume.get()) };
-                let name = T::NAME;
-                pr_err!("{name}: not protected: ftrace cannot redirect functions here ({e:?})\n");
-            })?;
-        self.on.store(1, Relaxed);
+        if let Some(route) = T::ROUTE {
+            // SAFETY: `T::Function` is a function pointer.
+            self.turn_on_resume(unsafe { mem::transmute_copy(&route.stand_in) })
+                .inspect_err(|e| {
+                    let name = T::NAME;
+                    pr_err!(
+                        "{name}: not protected: ftrace cannot redirect functions here ({e:?})\n"
+                    );
+                })?;
+        }
 
         *self.state.lock() = State::Waiting;
         if T::MODULE.is_some() {
             // SAFETY: The notifier stays where it is until it is unregistered by `drop`.
-            unsafe { bindings::register_module_notifier(self.notifier.get()) };
+            to_result(unsafe { bindings::register_module_notifier(self.notifier.get()) })?;
+            self.notifier_on.store(1, Relaxed);
         }
         let mut state = self.state.lock();
         match self.attach(&mut state) {
@@ -203,6 +216,23 @@ impl<T: Target> Redirect<T> {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    fn turn_on_resume(&self, stand_in: usize) -> Result {
+        // SAFETY: `resume` is an initialised `ftrace_ops`, not registered; it stays where it is until it
+        // is unregistered by `drop`.
+        unsafe {
+            to_result(bindings::ftrace_set_filter_ip(
+                self.resume.get(),
+                stand_in,
+                0,
+                1,
+            ))
+            .and_then(|()| to_result(bindings::register_ftrace_function(self.resume.get())))
+            .inspect_err(|_| bindings::ftrace_free_filter(self.resume.get()))?;
+        }
+        self.resume_on.store(1, Relaxed);
+        Ok(())
     }
 
     fn report(&self, e: Error) {
@@ -313,6 +343,9 @@ impl<T: Target> Redirect<T> {
         if ARMED.load(Acquire) == 0 || !T::wants(&Args(fregs)) {
             return;
         }
+        let Some(route) = T::ROUTE else {
+            return;
+        };
         let Some(module) = ModuleRef::try_get(&THIS_MODULE) else {
             return;
         };
@@ -325,7 +358,7 @@ impl<T: Target> Redirect<T> {
         // SAFETY: By the safety requirements of `Target`, the replacement has the target's type, and
         // `fregs` holds the target's arguments.
         unsafe {
-            let replacement = mem::transmute_copy::<T::Function, usize>(&T::REPLACEMENT);
+            let replacement = mem::transmute_copy(&route.replacement);
             pin_guard_ftrace_regs_set_instruction_pointer(fregs, replacement);
         }
     }
@@ -368,20 +401,19 @@ impl<T: Target> Redirect<T> {
 #[pinned_drop]
 impl<T: Target> PinnedDrop for Redirect<T> {
     fn drop(self: Pin<&mut Self>) {
-        if self.on.load(Relaxed) == 0 {
-            return;
-        }
-        if T::MODULE.is_some() {
+        if self.notifier_on.load(Relaxed) != 0 {
             // SAFETY: Registered by `turn_on`.
             unsafe { bindings::unregister_module_notifier(self.notifier.get()) };
         }
         self.detach(&mut self.state.lock());
         // The module's last reference is gone (or it was never armed), so no replacement runs and
         // nobody needs the stand-in any more.
-        // SAFETY: By the type invariants, `resume` is registered.
-        unsafe {
-            bindings::unregister_ftrace_function(self.resume.get());
-            bindings::ftrace_free_filter(self.resume.get());
+        if self.resume_on.load(Relaxed) != 0 {
+            // SAFETY: By the type invariants, `resume` is registered.
+            unsafe {
+                bindings::unregister_ftrace_function(self.resume.get());
+                bindings::ftrace_free_filter(self.resume.get());
+            }
         }
     }
 }

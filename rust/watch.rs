@@ -11,16 +11,25 @@
 use crate::{
     ffi::*,
     module_ref::ModuleRef,
-    redirect::{Args, Target},
+    redirect::{Args, Route, Target},
     window::Window,
 };
 use kernel::{bindings, prelude::*};
 
 /// A `read_iter` method to watch.
+trait Watched {
+    /// Runs the original.
+    const STAND_IN: ReadIter;
+}
+
 macro_rules! watched {
     ($(#[$doc:meta])* $target:ident, $name:literal, $module:literal, $stand_in:ident) => {
         $(#[$doc])*
         pub(crate) struct $target;
+
+        impl Watched for $target {
+            const STAND_IN: ReadIter = $stand_in;
+        }
 
         // SAFETY: The type and the stand-in are those of a `read_iter` method; the replacement keeps
         // its reference to its end.
@@ -28,11 +37,13 @@ macro_rules! watched {
             type Function = ReadIter;
             const NAME: &'static CStr = $name;
             const MODULE: Option<&'static CStr> = Some($module);
-            const REPLACEMENT: ReadIter = read_iter::<Self>;
-            const STAND_IN: ReadIter = $stand_in;
+            const ROUTE: Option<Route<ReadIter>> = Some(Route {
+                replacement: read_iter::<Self>,
+                stand_in: Self::STAND_IN,
+            });
 
             fn wants(args: &Args) -> bool {
-                let (iocb, to) = (args.get(0), args.get(1));
+                let (iocb, to) = (args.pointer(0), args.pointer(1));
                 // SAFETY: These are the arguments of a `read_iter` method.
                 unsafe { is_direct_user_read(iocb, to) }
             }
@@ -82,7 +93,7 @@ struct Read {
 /// # Safety
 ///
 /// Called with the arguments of a `read_iter` method, redirected.
-unsafe extern "C" fn read_iter<T: Target<Function = ReadIter>>(
+unsafe extern "C" fn read_iter<T: Watched>(
     iocb: *mut bindings::kiocb,
     to: *mut bindings::iov_iter,
 ) -> c_long {
@@ -101,7 +112,7 @@ unsafe extern "C" fn read_iter<T: Target<Function = ReadIter>>(
     // SAFETY: As above.
     if unsafe { (*iocb).ki_complete }.is_none() {
         // SAFETY: The arguments are the target's.
-        let ret = unsafe { T::STAND_IN(iocb, to) };
+        let ret = unsafe { (T::STAND_IN)(iocb, to) };
         drop(window);
         return ret;
     }
@@ -124,7 +135,7 @@ unsafe extern "C" fn read_iter<T: Target<Function = ReadIter>>(
         Err(_) => return if may_wait { ENOMEM } else { EAGAIN }.to_errno() as c_long,
     };
     // SAFETY: The shadow is a valid kiocb of the same file.
-    let ret = unsafe { T::STAND_IN(read.cast(), to) };
+    let ret = unsafe { (T::STAND_IN)(read.cast(), to) };
     if ret == -(bindings::EIOCBQUEUED as c_long) {
         // It is the completion's now, and may be gone.
         return ret;

@@ -104,6 +104,8 @@ struct Entry {
     links: ListLinks,
     mm: ARef<Mm>,
     segments: Segments,
+    /// Where mremap() has moved parts of it, if the end is not 0. Used under the bucket's lock.
+    moved: [Atomic<usize>; 2],
     pid: i32,
     comm: [u8; 16],
     opened: Instant<Monotonic>,
@@ -114,6 +116,18 @@ impl_list_arc_safe! {
 }
 impl_list_item! {
     impl ListItem<0> for Entry { using ListLinks { self.links }; }
+}
+
+impl Entry {
+    fn moved(&self) -> Range<usize> {
+        self.moved[0].load(Relaxed)..self.moved[1].load(Relaxed)
+    }
+
+    /// All memory that the I/O may be in flight to.
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let moved = Some(self.moved()).filter(|moved| !moved.is_empty());
+        Iterator::chain(self.segments.as_slice().iter().cloned(), moved)
+    }
 }
 
 struct Open {
@@ -225,6 +239,7 @@ impl Window {
                 links <- ListLinks::new(),
                 mm: ARef::from(&**mm),
                 segments,
+                moved: [Atomic::new(0), Atomic::new(0)],
                 pid: task.pid(),
                 comm,
                 opened: Instant::now(),
@@ -322,8 +337,8 @@ pub(crate) fn within(
             .iter()
             .filter(|w| w.mm.as_raw().cast_const() == mm)
         {
-            for range in entry.segments.as_slice() {
-                if let Some(pages) = pages_within(range, &area) {
+            for range in entry.ranges() {
+                if let Some(pages) = pages_within(&range, &area) {
                     needed += 1;
                     // A vector that is too small is caught by the loop's condition.
                     let _ = found.push_within_capacity(pages);
@@ -354,6 +369,35 @@ pub(crate) fn within(
     }
     found.truncate(merged + 1);
     Ok(found)
+}
+
+/// Has the windows of `mm` follow their pages from `from` to `to`. Runs in an ftrace callback, with the
+/// mmap lock held for write.
+///
+/// A window has room for one more range. What moves to several places is covered from the lowest to the
+/// highest of them, which pins too much at worst.
+pub(crate) fn follow(mm: *const bindings::mm_struct, from: Range<usize>, to: usize) {
+    let open = bucket(mm).open.lock();
+    for entry in open
+        .windows
+        .iter()
+        .filter(|w| w.mm.as_raw().cast_const() == mm)
+    {
+        let mut moved = entry.moved();
+        for range in entry.ranges() {
+            let (start, end) = (range.start.max(from.start), range.end.min(from.end));
+            if start < end {
+                let (start, end) = (start - from.start + to, end - from.start + to);
+                moved = if moved.is_empty() {
+                    start..end
+                } else {
+                    moved.start.min(start)..moved.end.max(end)
+                };
+            }
+        }
+        entry.moved[0].store(moved.start, Relaxed);
+        entry.moved[1].store(moved.end, Relaxed);
+    }
 }
 
 /// A `cmp_func_t` for ranges.
@@ -398,7 +442,7 @@ pub(crate) fn list(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for window in open.windows.iter() {
             let comm = window.comm.split(|&c| c == 0).next().unwrap_or_default();
             let age = window.opened.elapsed().as_millis();
-            for Range { start, end } in window.segments.as_slice() {
+            for Range { start, end } in window.ranges() {
                 let comm = BStr::from_bytes(comm);
                 f.write_fmt(fmt!("{} {comm} {start:x}-{end:x} {age}\n", window.pid))?;
             }

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the pin guard asks of a folio, without a call where the answer is in the first page.
+//!
+//! C: `page_folio()`, `folio_test_anon()` in `include/linux/page-flags.h`, `folio_nr_pages()` in
+//! `include/linux/mm.h`.
+
+use crate::ffi::*;
+use core::ptr;
+use kernel::bindings;
+
+/// A folio that is kept from being freed.
+///
+/// # Invariants
+///
+/// `0` is a head page, with a reference or a pin that outlives this value.
+#[derive(Clone, Copy)]
+pub(crate) struct Folio(*mut bindings::page);
+
+impl Folio {
+    /// The folio of `page`.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds a reference or a pin on the page for as long as it uses the folio.
+    #[inline]
+    pub(crate) unsafe fn of(page: *mut bindings::page) -> Self {
+        // SAFETY: The page is valid, and what it is part of does not change while it is held.
+        unsafe {
+            let info = ptr::read_volatile(
+                &raw const (*page).__bindgen_anon_1.__bindgen_anon_3.compound_info,
+            );
+            // INVARIANT: Bit 0 is PageTail().
+            if info & 1 == 0 {
+                Self(page)
+            } else {
+                Self(pin_guard_page_folio(page).cast())
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_raw(self) -> *mut bindings::folio {
+        self.0.cast()
+    }
+
+    /// `flag` is one of `bindings::pageflags_PG_*`.
+    #[inline]
+    fn test(self, flag: bindings::pageflags) -> bool {
+        // SAFETY: By the type invariants.
+        let flags = unsafe { ptr::read_volatile(&raw const (*self.0).flags.f) };
+        flags & (1 << flag) != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_dirty(self) -> bool {
+        self.test(bindings::pageflags_PG_dirty)
+    }
+
+    /// Anonymous memory, KSM pages among it.
+    #[inline]
+    pub(crate) fn is_anon(self) -> bool {
+        // SAFETY: By the type invariants.
+        let mapping = unsafe {
+            ptr::read_volatile(&raw const (*self.0).__bindgen_anon_1.__bindgen_anon_1.mapping)
+        };
+        mapping as usize & bindings::FOLIO_MAPPING_ANON as usize != 0
+    }
+
+    /// The page behind the last one.
+    #[inline]
+    pub(crate) fn end(self) -> *mut bindings::page {
+        if self.test(bindings::pageflags_PG_head) {
+            // SAFETY: By the type invariants.
+            unsafe { pin_guard_folio_end(self.as_raw()) }
+        } else {
+            self.0.wrapping_add(1)
+        }
+    }
+}
