@@ -149,34 +149,42 @@ impl Runs {
         }
     }
 
-    /// Adds `run`; `more` runs at most are to be expected after it. Gives it back if there is no
-    /// memory.
+    /// Adds `run`; as many as `more` are to be expected after it. Gives it back if there is no memory.
+    #[inline]
     fn push(&mut self, run: Run, more: usize) -> core::result::Result<(), Run> {
-        if let Self::Many(runs) = self {
-            if runs.len() == runs.capacity() && runs.reserve(more + 1, GFP_KERNEL).is_err() {
-                return Err(run);
-            }
-            return runs.push_within_capacity(run).map_err(|e| e.0);
+        match self {
+            Self::Many(runs) => match runs.push_within_capacity(run) {
+                Ok(()) => Ok(()),
+                Err(full) => self.push_slow(full.0, more),
+            },
+            _ => self.push_slow(run, more),
         }
-        match mem::replace(self, Self::None) {
-            Self::One(first) => match KVVec::with_capacity(more + 2, GFP_KERNEL) {
-                Ok(mut runs) => {
+    }
+
+    #[cold]
+    fn push_slow(&mut self, run: Run, more: usize) -> core::result::Result<(), Run> {
+        let more = more.min(CHUNK);
+        match self {
+            Self::None => *self = Self::One(run),
+            Self::One(_) => {
+                let Ok(mut runs) = KVVec::with_capacity(more + 2, GFP_KERNEL) else {
+                    return Err(run);
+                };
+                if let Self::One(first) = mem::replace(self, Self::None) {
                     // The capacity is there.
                     let _ = runs.push_within_capacity(first);
-                    let _ = runs.push_within_capacity(run);
-                    *self = Self::Many(runs);
-                    Ok(())
                 }
-                Err(_) => {
-                    *self = Self::One(first);
-                    Err(run)
+                let _ = runs.push_within_capacity(run);
+                *self = Self::Many(runs);
+            }
+            Self::Many(runs) => {
+                if runs.reserve(more + 1, GFP_KERNEL).is_err() {
+                    return Err(run);
                 }
-            },
-            _ => {
-                *self = Self::One(run);
-                Ok(())
+                let _ = runs.push_within_capacity(run);
             }
         }
+        Ok(())
     }
 }
 
@@ -237,8 +245,9 @@ impl Pins {
         let mut pages = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
         let mut offset = offset;
         let mut left = len;
+        // Further on, what could join has been counted in.
+        let mut joins = offset == 0 && pages.first().is_some_and(|&page| self.continues_with(page));
         while let Some(&page) = pages.first() {
-            let joins = offset == 0 && self.continues_with(page);
             if !joins {
                 // SAFETY: The page is pinned.
                 let folio = unsafe { Folio::of(page) };
@@ -246,7 +255,10 @@ impl Pins {
                 self.any_file |= !folio.is_anon();
             }
             let in_folio = (self.folio_end as usize - page as usize) / size_of::<bindings::page>();
-            let n = contiguous(&pages[..in_folio.min(pages.len())]);
+            let n = match in_folio {
+                1 => 1,
+                _ => contiguous(&pages[..in_folio.min(pages.len())]),
+            };
             let part = left.min(n * PAGE_SIZE - offset);
             if let (true, Some(Run(last))) = (joins, self.runs.last_mut()) {
                 last.bv_len += part as u32;
@@ -266,6 +278,7 @@ impl Pins {
             pages = &pages[n..];
             offset = 0;
             left -= part;
+            joins = false;
         }
         Ok(())
     }

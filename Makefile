@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The user's commands.  What kbuild builds is in Kbuild.
+
+SANDBOX := $(CURDIR)/tools/sandbox
+QUIET := $(if $(filter-out 0,$(V)),,-s)
+MAKEFLAGS += --no-print-directory
+
+help:
+	@echo 'make demo       the bug and the cure, over NFS in a VM: one table'
+	@echo 'make test       check, then all tests in the VM'
+	@echo 'make check      rustfmt, clippy, checkpatch, shellcheck'
+	@echo 'make bench      what it costs, as ratios, measured in the VM'
+	@echo 'make vm         a shell in the VM, module and samples at hand'
+	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
+	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
+	@echo 'make modules_install KDIR=TREE    install these'
+	@echo 'make rustdoc    HTML of the Rust API'
+	@echo 'make clean      remove what was built;  make clean-cache: the sandbox'
+	@echo
+	@echo 'All but `modules KDIR=` need root and use a sandbox that the first of them'
+	@echo 'makes (see tools/sandbox; V=1 shows commands).'
+
+# In the sandbox KDIR is set by its environment.  Modules get no BTF of their own,
+# which would need the vmlinux of a full build.
+ifdef KDIR
+modules modules_install:
+	@args=$$(tools/check-tree '$(KDIR)') && \
+	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)' $$args CONFIG_DEBUG_INFO_BTF_MODULES= $@
+
+# With the flags that kbuild gave to rustc.
+rustdoc: modules
+	@command=$$(sed -n '1s/^[^=]*:= \(.*\) --out-dir .*/\1/p' rust/.main.o.cmd | \
+		sed 's/ rustc / RUSTC_BOOTSTRAP=1 rustdoc /; s/--emit=[^ ]*//g') && \
+	eval "$$command --output out/rustdoc rust/main.rs" && \
+	echo 'pin_guard: out/rustdoc/pin_guard/index.html'
+
+# As `make -C tools/testing/selftests TARGETS=pin_guard install` in a kernel tree.
+kselftest:
+	@args=$$(tools/check-tree '$(KDIR)') && \
+	$(MAKE) $(QUIET) -C selftests KSFT='$(KDIR)/tools/testing/selftests' \
+		KDIR='$(KDIR)' INSTALL_PATH='$(CURDIR)/out/kselftest' $$args \
+		CONFIG_DEBUG_INFO_BTF_MODULES= install
+else
+modules rustdoc kselftest:
+	@$(SANDBOX) enter make -j$$(nproc) $@
+
+modules_install:
+	@echo 'pin_guard: modules_install needs a kernel; fix: KDIR=/lib/modules/$$(uname -r)/build or another prepared tree' >&2; exit 1
+endif
+
+check:
+	@$(SANDBOX) enter tools/check
+
+test demo bench:
+	@tools/$@
+
+vm: modules
+	@tools/vm shell
+
+# Not through kbuild, which would need a tree for it.
+clean:
+	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
+		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.rsi' \
+		-o -name '*_generated.h' -o -name modules.order -o -name Module.symvers \
+		-o -name .module-common.o \) -type f -exec rm -f {} +
+	@if [ -e selftests/Makefile ]; then rm -f $$(cat selftests/.gitignore 2>/dev/null | sed 's|^/*|selftests/|'); fi
+	@rm -rf out .tmp_versions
+
+clean-cache:
+	@$(SANDBOX) clean
+
+.PHONY: help modules modules_install rustdoc kselftest check test demo bench vm clean clean-cache

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Times [`PinGuard`] against the same work in C, inside the kernel: `/dev/pin_guard_bench`, mode 0600.
+//!
+//! An ioctl pins and releases a range of the caller's memory in a loop, in one way or the other, and says
+//! how long that took. The interface is in `pin_guard_bench.h`.
+
+use core::mem;
+use kernel::{
+    bindings,
+    error::to_result,
+    ffi::{c_int, c_uint, c_ulong},
+    fs::File,
+    ioctl::_IOWR,
+    miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
+    prelude::*,
+    time::{Instant, Monotonic},
+    transmute::{AsBytes, FromBytes},
+    uaccess::{UserPtr, UserSlice},
+    InPlaceModule,
+};
+use pin_guard::{Dest, Direction, PinGuard, Source};
+
+module! {
+    type: BenchModule,
+    name: "pin_guard_bench",
+    authors: ["The pin_guard developers"],
+    description: "Times PinGuard against pin_user_pages_fast() in C",
+    license: "GPL",
+}
+
+extern "C" {
+    /// `reference.c`; not reentrant.
+    fn pin_guard_bench_reference(
+        addr: c_ulong,
+        len: c_ulong,
+        gup_flags: c_uint,
+        loops: c_uint,
+    ) -> c_int;
+}
+
+const RUN: u32 = _IOWR::<Run>('P' as u32, 0xd8);
+const MAX_LEN: u64 = 512 << 12;
+
+/// `struct pin_guard_bench`
+#[repr(C)]
+struct Run {
+    addr: u64,
+    len: u64,
+    op: u32,
+    loops: u32,
+    ns: u64,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for Run {}
+// SAFETY: There is no padding and no interior mutability.
+unsafe impl AsBytes for Run {}
+
+fn reference(run: &Run, gup_flags: u32) -> Result {
+    // SAFETY: The caller holds the mutex `BUSY`; the length is checked.
+    to_result(unsafe {
+        pin_guard_bench_reference(run.addr as usize, run.len as usize, gup_flags, run.loops)
+    })
+}
+
+fn guard<D: Direction>(run: &Run) -> Result {
+    for _ in 0..run.loops {
+        drop(PinGuard::<D>::new(run.addr as usize, run.len as usize)?);
+    }
+    Ok(())
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised by the module's init before it is used.
+    unsafe(uninit) static BUSY: Mutex<()> = ();
+}
+
+struct Bench;
+
+#[vtable]
+impl MiscDevice for Bench {
+    type Ptr = ();
+
+    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result {
+        Ok(())
+    }
+
+    fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        if cmd != RUN {
+            return Err(ENOTTY);
+        }
+        let (mut reader, mut writer) =
+            UserSlice::new(UserPtr::from_addr(arg), mem::size_of::<Run>()).reader_writer();
+        let mut run: Run = reader.read()?;
+        // One page less than the array has room for: the address need not be aligned.
+        if run.len == 0 || run.addr % 4096 + run.len > MAX_LEN {
+            return Err(EINVAL);
+        }
+        let _busy = BUSY.lock();
+        let start: Instant<Monotonic> = Instant::now();
+        match run.op {
+            0 => reference(&run, bindings::FOLL_WRITE),
+            1 => guard::<Dest>(&run),
+            2 => reference(&run, 0),
+            3 => guard::<Source>(&run),
+            _ => Err(EINVAL),
+        }?;
+        run.ns = start.elapsed().as_nanos() as u64;
+        writer.write(&run)?;
+        Ok(0)
+    }
+}
+
+#[pin_data]
+struct BenchModule {
+    #[pin]
+    _device: MiscDeviceRegistration<Bench>,
+}
+
+impl InPlaceModule for BenchModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: Called exactly once.
+        unsafe { BUSY.init() };
+        try_pin_init!(Self {
+            _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"pin_guard_bench"
+            }),
+        })
+    }
+}

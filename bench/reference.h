@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _PIN_GUARD_BENCH_REFERENCE_H
+#define _PIN_GUARD_BENCH_REFERENCE_H
+
+#define PIN_GUARD_BENCH_PAGES 512
+
+int pin_guard_bench_reference(unsigned long addr, unsigned long len, unsigned int gup_flags,
+			      unsigned int loops);
+
+#endif /* _PIN_GUARD_BENCH_REFERENCE_H */

@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * forkscrew: one read in flight, one fork, one write, in a fixed order.
+ *
+ * A read with O_DIRECT hands user memory to a device. A fork while it is in flight
+ * write-protects the memory; the next write by the parent moves the parent to a copy, and
+ * the device fills the page that was left behind. Every case here checks that the data came,
+ * that the child has its snapshot of before, and that the parent's own writes are there.
+ *
+ * A target is a file or directory on a file system with O_DIRECT (an NFS mount with a delay
+ * on the wire), or /dev/pin_guard_dma.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "forkscrew.h"
+#include "pin_guard_dma.h"
+
+#define DMA_DEVICE	"/dev/pin_guard_dma"
+#define SHORTEST_MS	15	/* a shorter read ends before a fork can hit it */
+
+static struct {
+	bool control, report, demo, list;
+	unsigned int jobs, runs, limit_s, delay_ms;
+	unsigned int mode;
+	const char *only_case, *only_io;
+} opt = { .jobs = 4, .runs = 1, .limit_s = 60, .mode = PIN_GUARD_DMA_PIN };
+
+struct job {
+	const struct fork_case *c;
+	const struct io_kind *io;
+	const struct target *target;
+	struct verdict *v;		/* shared with the case process */
+	pid_t pid;
+	time_t deadline;
+	bool ended;
+};
+
+static struct verdict *my_verdict;	/* in a case process */
+
+/* The four kinds of memory and four of I/O. */
+static const struct fork_case demo_cases[] = {
+	{ "fork", &mem_anon, LOSES, true, { READ, FORK, TOUCH } },
+	{ "fork", &mem_thp, LOSES, true, { READ, FORK, TOUCH } },
+	{ "fork", &mem_hugetlb, LOSES, true, { READ, FORK, TOUCH } },
+	{ "fork", &mem_file, LOSES, true, { READ, FORK, TOUCH } },
+};
+
+static const char * const demo_io[] = { "pread", "preadv", "libaio", "io_uring" };
+
+void finish_with(const struct verdict *v)
+{
+	*my_verdict = *v;
+	_exit(0);
+}
+
+void finish(enum outcome outcome, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(my_verdict->why, sizeof(my_verdict->why), fmt, args);
+	va_end(args);
+	my_verdict->outcome = outcome;
+	_exit(0);
+}
+
+static double now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
+}
+
+/* Targets */
+
+static void fill_file(const struct target *t)
+{
+	unsigned char *content = malloc(FILE_BYTES);
+	int fd = open(t->path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	size_t i;
+
+	for (i = 0; i < FILE_BYTES; i++)
+		content[i] = byte_of_target(t, i);
+	if (fd < 0 || write(fd, content, FILE_BYTES) != FILE_BYTES || fsync(fd))
+		ksft_exit_fail_msg("%s: %s\n", t->path, strerror(errno));
+	close(fd);
+	free(content);
+}
+
+/* How long a read takes: the shortest of three. */
+static double read_latency(const struct target *t)
+{
+	void *buffer = aligned_alloc(PAGE, PAGE);
+	double start, ms, best = 1e9;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		start = now_ms();
+		if (pread(t->fd, buffer, PAGE, 0) != PAGE)
+			ksft_exit_fail_msg("%s: %s\n", t->path, strerror(errno));
+		ms = now_ms() - start;
+		best = ms < best ? ms : best;
+	}
+	free(buffer);
+	return best;
+}
+
+/* Returns the reason why the target cannot be used, or NULL. */
+static const char *target_open(struct target *t, const char *path)
+{
+	static char why[200];
+	double latency;
+	struct stat st;
+	char *name;
+
+	memset(t, 0, sizeof(*t));
+	t->path = path;
+	t->fd = -1;
+	t->mode = opt.mode;
+	t->delay_ms = opt.delay_ms;
+	if (!stat(path, &st) && S_ISCHR(st.st_mode)) {
+		t->dma = true;
+		t->delay_ms = opt.delay_ms ? opt.delay_ms : 100;
+		return NULL;
+	}
+	if (S_ISDIR(st.st_mode)) {
+		if (asprintf(&name, "%s/forkscrew.%d", path, getpid()) < 0)
+			return "no memory";
+		t->path = name;
+	}
+	fill_file(t);
+	t->fd = open(t->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	if (t->fd < 0) {
+		snprintf(why, sizeof(why), "open with O_DIRECT: %s", strerror(errno));
+		return why;
+	}
+	if (S_ISDIR(st.st_mode))
+		unlink(t->path);
+	latency = read_latency(t);
+	if (!t->delay_ms)
+		t->delay_ms = latency / 4;
+	ksft_print_msg("%s: a read takes %.1f ms, the fork comes after %u ms\n", path, latency,
+		       t->delay_ms);
+	if (latency < SHORTEST_MS) {
+		snprintf(why, sizeof(why), "a read takes %.1f ms only: put a delay in its way",
+			 latency);
+		return why;
+	}
+	return NULL;
+}
+
+/* Jobs */
+
+static void job_start(struct job *j)
+{
+	fflush(stdout);
+	j->pid = fork();
+	if (j->pid < 0)
+		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
+	if (!j->pid) {
+		setpgid(0, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		my_verdict = j->v;
+		fork_case_run(j->c, j->io, j->target, opt.control);
+	}
+	setpgid(j->pid, j->pid);
+	j->deadline = now_ms() / 1e3 + opt.limit_s;
+}
+
+static void job_end(struct job *j, int status)
+{
+	j->ended = true;
+	j->pid = 0;
+	if (j->v->outcome != CASE_RUNNING)
+		return;
+	j->v->outcome = CASE_BAD;
+	if (WIFSIGNALED(status))
+		snprintf(j->v->why, sizeof(j->v->why), "ended by signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
+	else
+		snprintf(j->v->why, sizeof(j->v->why), "ended with %d and no verdict", status);
+}
+
+static void job_expire(struct job *j)
+{
+	kill(-j->pid, SIGKILL);
+	snprintf(j->v->why, sizeof(j->v->why), "not done in %u s", opt.limit_s);
+	j->v->outcome = CASE_BAD;
+	/* Uninterruptible sleep would outlast us: leave it behind. */
+	usleep(200000);
+	waitpid(j->pid, NULL, WNOHANG);
+	j->ended = true;
+}
+
+/* Runs the jobs, opt.jobs at a time, and reports each in its turn. */
+static void jobs_run(struct job *jobs, unsigned int n, void (*report)(struct job *))
+{
+	unsigned int started = 0, reported = 0, running = 0, i;
+	int status;
+	pid_t pid;
+
+	while (reported < n) {
+		while (started < n && running < opt.jobs) {
+			job_start(&jobs[started++]);
+			running++;
+		}
+		pid = waitpid(-1, &status, WNOHANG);
+		if (pid <= 0)
+			usleep(2000);
+		for (i = reported; i < started; i++) {
+			if (jobs[i].ended)
+				continue;
+			if (pid > 0 && jobs[i].pid == pid)
+				job_end(&jobs[i], status);
+			else if (now_ms() / 1e3 > jobs[i].deadline)
+				job_expire(&jobs[i]);
+			running -= jobs[i].ended;
+		}
+		while (reported < started && jobs[reported].ended)
+			report(&jobs[reported++]);
+	}
+}
+
+static bool case_selected(const struct fork_case *c, const struct io_kind *io)
+{
+	if (opt.only_case && strcmp(opt.only_case, c->name))
+		return false;
+	if (opt.only_io)
+		return !strcmp(opt.only_io, io->name);
+	return c->every_io || io == io_kind_by_name("pread") || io == io_kind_by_name("dma");
+}
+
+static unsigned int jobs_add(struct job *jobs, unsigned int at, const struct fork_case *c,
+			     const struct io_kind *io, const struct target *t)
+{
+	unsigned int i;
+
+	for (i = at; jobs && i < at + opt.runs; i++) {
+		jobs[i].c = c;
+		jobs[i].io = io;
+		jobs[i].target = t;
+	}
+	return opt.runs;
+}
+
+/* Fills @jobs, or only counts them. */
+static unsigned int jobs_list(struct job *jobs, const struct target *targets, unsigned int nr)
+{
+	unsigned int i, c, io, n = 0;
+
+	for (i = 0; i < nr; i++) {
+		if (opt.demo && !targets[i].dma) {
+			for (c = 0; c < ARRAY_LEN(demo_cases); c++)
+				for (io = 0; io < ARRAY_LEN(demo_io); io++)
+					n += jobs_add(jobs, n, &demo_cases[c],
+						      io_kind_by_name(demo_io[io]), &targets[i]);
+			continue;
+		}
+		for (io = 0; io < nr_io_kinds; io++) {
+			if (io_kinds[io].dma != targets[i].dma)
+				continue;
+			for (c = 0; c < nr_fork_cases; c++)
+				if (case_selected(&fork_cases[c], &io_kinds[io]))
+					n += jobs_add(jobs, n, &fork_cases[c], &io_kinds[io],
+						      &targets[i]);
+		}
+	}
+	return n;
+}
+
+/* Reports */
+
+static void report_test(struct job *j)
+{
+	bool loss_awaited = opt.control && j->c->fate != KEEPS && !j->io->pins;
+	const struct verdict *v = j->v;
+	const char *io = j->io->name, *name = j->c->name;
+
+	switch (v->outcome) {
+	case CASE_SKIP:
+		ksft_test_result_skip("%s %s: %s\n", io, name, v->why);
+		return;
+	case CASE_KEPT:
+		if (loss_awaited)
+			ksft_test_result_skip("%s %s: this kernel keeps the data by itself\n",
+					      io, name);
+		else
+			ksft_test_result_pass("%s %s\n", io, name);
+		return;
+	case CASE_LOST:
+		if (loss_awaited) {
+			ksft_test_result_pass("%s %s: lost %zu of %zu bytes\n", io, name, v->lost,
+					      v->bytes);
+			return;
+		}
+		break;
+	default:
+		break;
+	}
+	ksft_print_msg("%s %s: lost %zu of %zu bytes; %s\n", io, name, v->lost, v->bytes, v->why);
+	ksft_test_result_fail("%s %s\n", io, name);
+}
+
+/* One line per kind of memory and I/O: what a script can read. */
+static void report_machine(struct job *j)
+{
+	static unsigned int runs, lost_runs, skipped, failed;
+	static size_t lost, bytes;
+	static unsigned int seen;
+	static char why[400];
+	const struct verdict *v = j->v;
+
+	switch (v->outcome) {
+	case CASE_KEPT:
+	case CASE_LOST:
+		runs++;
+		bytes += v->bytes;
+		lost += v->lost;
+		lost_runs += v->outcome == CASE_LOST;
+		break;
+	case CASE_SKIP:
+		skipped++;
+		snprintf(why, sizeof(why), "%s", v->why);
+		break;
+	default:
+		failed++;
+		ksft_cnt.ksft_fail++;
+		snprintf(why, sizeof(why), "%s", v->why);
+		break;
+	}
+	if (++seen < opt.runs)
+		return;
+	printf("report case=%s mem=%s io=%s lost_bytes=%zu bytes=%zu lost_runs=%u runs=%u skipped=%u failed=%u reason=\"%s\"\n",
+	       j->c->name, j->c->mem->name, j->io->name, lost, bytes, lost_runs, runs, skipped,
+	       failed, why);
+	runs = lost_runs = skipped = failed = seen = 0;
+	lost = bytes = 0;
+	why[0] = 0;
+}
+
+static void __noreturn usage(int status)
+{
+	printf("Usage: forkscrew [options] TARGET...\n"
+	       "TARGET: a file or directory on a file system with O_DIRECT, or " DMA_DEVICE "\n"
+	       "  -P, --protected     what can be lost must be kept (default)\n"
+	       "  -C, --control       without protection: what can be lost must be lost\n"
+	       "  -r, --report        a machine-readable line per case, memory and I/O\n"
+	       "  -D, --demo          only fork, with the memory and I/O of the demo\n"
+	       "  -n, --runs N        run each case N times\n"
+	       "  -m, --mode MODE     of the device: get (implies -C), window, pin\n"
+	       "  -c, --case NAME     only this case\n"
+	       "  -i, --io NAME       only this kind of I/O\n"
+	       "  -j, --jobs N        cases at a time (%u)\n"
+	       "  -d, --delay MS      from submission to fork (a quarter of a read's latency)\n"
+	       "  -t, --limit S       a case that takes longer has failed (%u)\n"
+	       "  -l, --list          the cases\n", opt.jobs, opt.limit_s);
+	exit(status);
+}
+
+static unsigned int number(const char *text)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (!*text || *end || !n || n > 1000000)
+		usage(KSFT_FAIL);
+	return n;
+}
+
+static unsigned int mode_by_name(const char *name)
+{
+	static const char * const names[] = { "get", "window", "pin" };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_LEN(names); i++)
+		if (!strcmp(names[i], name))
+			return i;
+	usage(KSFT_FAIL);
+}
+
+static void list(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_fork_cases; i++)
+		printf("%-24s %-14s %s\n", fork_cases[i].name, fork_cases[i].mem->name,
+		       fork_cases[i].fate == KEEPS ? "harmless" : "loses data unprotected");
+	exit(0);
+}
+
+static void options(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "protected", no_argument, NULL, 'P' },
+		{ "control", no_argument, NULL, 'C' },
+		{ "report", no_argument, NULL, 'r' },
+		{ "demo", no_argument, NULL, 'D' },
+		{ "runs", required_argument, NULL, 'n' },
+		{ "mode", required_argument, NULL, 'm' },
+		{ "case", required_argument, NULL, 'c' },
+		{ "io", required_argument, NULL, 'i' },
+		{ "jobs", required_argument, NULL, 'j' },
+		{ "delay", required_argument, NULL, 'd' },
+		{ "limit", required_argument, NULL, 't' },
+		{ "list", no_argument, NULL, 'l' },
+		{ "help", no_argument, NULL, 'h' },
+		{ }
+	};
+	int o;
+
+	while ((o = getopt_long(argc, argv, "PCrDn:m:c:i:j:d:t:lh", longs, NULL)) != -1) {
+		switch (o) {
+		case 'P':
+			opt.control = false;
+			break;
+		case 'C':
+			opt.control = true;
+			break;
+		case 'r':
+			opt.report = true;
+			break;
+		case 'D':
+			opt.demo = true;
+			break;
+		case 'n':
+			opt.runs = number(optarg);
+			break;
+		case 'm':
+			opt.mode = mode_by_name(optarg);
+			opt.control |= opt.mode == PIN_GUARD_DMA_GET;
+			break;
+		case 'c':
+			opt.only_case = optarg;
+			break;
+		case 'i':
+			opt.only_io = optarg;
+			break;
+		case 'j':
+			opt.jobs = number(optarg);
+			break;
+		case 'd':
+			opt.delay_ms = number(optarg);
+			break;
+		case 't':
+			opt.limit_s = number(optarg);
+			break;
+		case 'l':
+			list();
+			break;
+		default:
+			usage(o == 'h' ? 0 : KSFT_FAIL);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static char device[] = DMA_DEVICE, *devices[] = { device };
+	struct target *targets;
+	struct verdict *verdicts;
+	struct job *jobs;
+	const char *why;
+	unsigned int i, n;
+
+	options(argc, argv);
+	argv += optind;
+	argc -= optind;
+	if (!opt.report)
+		ksft_print_header();
+	if (!argc) {
+		if (access(DMA_DEVICE, R_OK | W_OK))
+			ksft_exit_skip("no target given, and no %s\n", DMA_DEVICE);
+		argv = devices;
+		argc = 1;
+	}
+	targets = calloc(argc, sizeof(*targets));
+	for (i = 0; i < (unsigned int)argc; i++) {
+		why = target_open(&targets[i], argv[i]);
+		if (why)
+			ksft_exit_skip("%s: %s\n", argv[i], why);
+	}
+
+	n = jobs_list(NULL, targets, argc);
+	if (!n)
+		ksft_exit_fail_msg("no such case\n");
+	jobs = calloc(n, sizeof(*jobs));
+	jobs_list(jobs, targets, argc);
+	verdicts = mmap(NULL, n * sizeof(*verdicts), PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (!jobs || verdicts == MAP_FAILED)
+		ksft_exit_fail_msg("no memory\n");
+	for (i = 0; i < n; i++)
+		jobs[i].v = &verdicts[i];
+
+	if (opt.report) {
+		setvbuf(stdout, NULL, _IOLBF, 0);
+		jobs_run(jobs, n, report_machine);
+		return ksft_cnt.ksft_fail ? KSFT_FAIL : KSFT_PASS;
+	}
+	ksft_set_plan(n);
+	jobs_run(jobs, n, report_test);
+	ksft_finished();
+}

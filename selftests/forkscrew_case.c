@@ -1,0 +1,691 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The cases: what happens, step by step, around a read in flight. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "forkscrew.h"
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+#define ATTEMPTS	5	/* to have the read in flight until the last step is done */
+#define CONTROLS	3	/* to see a loss */
+#define MAX_CHILDREN	2
+
+#define PARENT_MARK	0xc7	/* neither a byte_before() nor a byte_of_target() */
+#define CHILD_MARK	0xd9
+
+/* Where the read is lost without protection, and in what order of events. */
+const struct fork_case fork_cases[] = {
+	/* The cases that each kind of I/O runs. */
+	{ "none", &mem_anon, KEEPS, true, { READ, TOUCH } },
+	{ "fork", &mem_anon, LOSES, true, { READ, FORK, TOUCH } },
+	{ "forkexit", &mem_anon, LOSES, true, { READ, FORK, CHILD_EXIT, TOUCH } },
+	{ "pageout_fork", &mem_anon, LOSES, true, { READ, PAGEOUT, FORK, TOUCH } },
+	{ "thp_fork", &mem_thp, LOSES, true, { READ, FORK, TOUCH } },
+	{ "huge_fork", &mem_hugetlb, LOSES, true, { READ, FORK, TOUCH } },
+	{ "filepriv_fork", &mem_file, LOSES, true, { READ, FORK, TOUCH } },
+
+	/* The order of fork, exit and write. */
+	{ "fork_before", &mem_anon, KEEPS, false, { FORK, READ, TOUCH } },
+	{ "fork_notouch", &mem_anon, KEEPS, false, { READ, FORK } },
+	{ "fork_childtouch", &mem_anon, KEEPS, false, { READ, FORK, CHILD_TOUCH } },
+	{ "fork_childtouch_exit", &mem_anon, LOSES, false,
+	  { READ, FORK, CHILD_TOUCH, CHILD_EXIT, TOUCH } },
+	{ "fork_twice", &mem_anon, LOSES, false, { READ, FORK, FORK, TOUCH } },
+	{ "vfork", &mem_anon, KEEPS, false, { READ, VFORK, TOUCH } },
+	{ "spawn", &mem_anon, KEEPS, false, { READ, SPAWN, TOUCH } },
+	{ "system", &mem_anon, KEEPS, false, { READ, SYSTEM, TOUCH } },
+
+	/* Page tables that changed under the read. */
+	{ "pageout", &mem_anon, KEEPS, false, { READ, PAGEOUT, TOUCH } },
+	{ "pageout_before", &mem_anon, KEEPS, false, { PAGEOUT, READ, TOUCH } },
+	{ "pageout_forkexit", &mem_anon, LOSES, false,
+	  { READ, PAGEOUT, FORK, CHILD_EXIT, TOUCH } },
+	{ "pageout_fork_readfirst", &mem_anon, LOSES, false,
+	  { READ, PAGEOUT, FORK, LOAD, TOUCH } },
+	{ "fork_pageout", &mem_anon, LOSES, false, { READ, FORK, PAGEOUT, TOUCH } },
+	{ "uffdwp", &mem_anon, KEEPS, false, { READ, UFFD_WP, UFFD_UNWP, TOUCH } },
+	{ "uffdwp_fork", &mem_anon, LOSES, false, { READ, UFFD_WP, FORK, UFFD_UNWP, TOUCH } },
+	{ "mprotect", &mem_anon, KEEPS, false, { READ, PROTECT_READ, UNPROTECT, TOUCH } },
+	{ "mprotnone", &mem_anon, KEEPS, false, { READ, PROTECT_NONE, UNPROTECT, TOUCH } },
+	{ "mprotect_fork", &mem_anon, LOSES, false,
+	  { READ, PROTECT_READ, FORK, UNPROTECT, TOUCH } },
+	{ "mprotnone_fork", &mem_anon, LOSES, false,
+	  { READ, PROTECT_NONE, FORK, UNPROTECT, TOUCH } },
+	{ "dontfork", &mem_anon, KEEPS, false, { DONTFORK, READ, FORK, TOUCH } },
+	{ "mremap", &mem_anon, KEEPS, false, { READ, MREMAP, TOUCH } },
+	{ "mremap_fork", &mem_anon, LOSES, false, { READ, MREMAP, FORK, TOUCH } },
+	{ "hole_fork", &mem_anon4, LOSES, false, { READ, UNMAP_HOLE, FORK, TOUCH } },
+	{ "compact", &mem_anon, KEEPS, false, { READ, COMPACT, TOUCH } },
+	{ "collapse", &mem_small, KEEPS, false, { READ, COLLAPSE, TOUCH } },
+
+	/* Other memory. */
+	{ "thp_forkexit", &mem_thp, LOSES, false, { READ, FORK, CHILD_EXIT, TOUCH } },
+	{ "thp_small_fork", &mem_thp_small, LOSES, false, { READ, FORK, TOUCH } },
+	{ "huge_forkexit", &mem_hugetlb, KEEPS, false, { READ, FORK, CHILD_EXIT, TOUCH } },
+	{ "huge_small_fork", &mem_hugetlb_small, LOSES, false, { READ, FORK, TOUCH } },
+	{ "shm_fork", &mem_shm, KEEPS, false, { READ, FORK, TOUCH } },
+
+	/* Other ways to the page than a store. */
+	{ "pvmread", &mem_anon, LOSES, false, { READ, FORK, CHILD_EXIT, PVM_READ } },
+	{ "pvmread_nofork", &mem_anon, KEEPS, false, { READ, PVM_READ } },
+	{ "vmsplice", &mem_anon, KEEPS, false, { READ, VMSPLICE, TOUCH } },
+	{ "procmem", &mem_anon, LOSES, false, { READ, FORK, PROC_MEM } },
+	{ "ksm_before", &mem_anon, LOSES, false, { KSM_MERGE, READ, FORK, TOUCH } },
+};
+
+const unsigned int nr_fork_cases = ARRAY_LEN(fork_cases);
+
+struct child {
+	pid_t pid;
+	int sock;	/* one byte asks, the child answers */
+};
+
+/* What a child sees that it should not. */
+struct sight {
+	size_t wrong, offset;
+	unsigned char expected, came;
+};
+
+struct run {
+	const struct fork_case *c;
+	struct io io;
+	struct memory mem;
+	struct child child[MAX_CHILDREN];
+	unsigned int children;
+	unsigned char *data;	/* by map_read() */
+	unsigned char *extent;
+	size_t bytes;
+	unsigned char mark;	/* what this process wrote to the rest of the pages, or 0 */
+	bool inherited;		/* a child has the memory */
+	bool in_flight;
+	int uffd;
+	int pipe[2];
+};
+
+/* What the target gives for each byte of the area, NOT_READ where the read leaves it alone. */
+#define NOT_READ	0xff
+
+enum extent { READ_NOWHERE, READ_PARTLY, READ_WHOLLY };
+
+static void map_read(struct run *r)
+{
+	const struct memory *m = &r->mem;
+	size_t target_offset = 0, i;
+	unsigned int seg;
+
+	if (r->data)
+		return;
+	r->data = malloc(m->kind->size);
+	r->extent = calloc(m->kind->size / PAGE, 1);
+	memset(r->data, NOT_READ, m->kind->size);
+	for (seg = 0; seg < m->segs; seg++) {
+		unsigned char *to = r->data + ((char *)m->seg[seg].iov_base - m->base);
+
+		for (i = 0; i < m->seg[seg].iov_len; i++)
+			to[i] = byte_of_target(r->io.target, target_offset++);
+	}
+	for (i = 0; i < m->kind->size; i += PAGE) {
+		void *some = memchr(r->data + i, NOT_READ, PAGE);
+
+		if (!some)
+			r->extent[i / PAGE] = READ_WHOLLY;
+		else if (some != r->data + i || r->data[i + PAGE / 2] != NOT_READ)
+			r->extent[i / PAGE] = READ_PARTLY;
+	}
+	r->bytes = target_offset;
+}
+
+static bool in_hole(const struct memory *m, size_t offset)
+{
+	return m->hole_start <= offset && offset < m->hole_end;
+}
+
+/*
+ * Writes to every page that the read goes to: @mark to all that the read leaves
+ * alone, or, where it fills the whole page, a store that changes nothing.
+ */
+static void touch(struct run *r, unsigned char mark, int mem_fd)
+{
+	struct memory *m = &r->mem;
+	unsigned char zero = 0;
+	size_t page, i;
+
+	/* Or the compiler sees that the store changes nothing. */
+	__asm__ volatile("" : "+r" (zero));
+
+	for (page = 0; page < m->kind->size; page += PAGE) {
+		if (in_hole(m, page) || r->extent[page / PAGE] == READ_NOWHERE)
+			continue;
+		if (r->extent[page / PAGE] == READ_WHOLLY) {
+			__atomic_fetch_add(&m->base[page], zero, __ATOMIC_RELAXED);
+			continue;
+		}
+		for (i = page; i < page + PAGE; i++) {
+			if (r->data[i] != NOT_READ)
+				continue;
+			if (mem_fd < 0)
+				m->base[i] = mark;
+			else if (pwrite(mem_fd, &mark, 1, (unsigned long)&m->base[i]) != 1)
+				bad("/proc/self/mem: %s", strerror(errno));
+		}
+	}
+	r->mark = mark;
+}
+
+/* What this process should see at @offset. */
+static unsigned char expected_byte(const struct run *r, size_t offset, bool read_seen)
+{
+	if (r->data[offset] != NOT_READ)
+		return read_seen ? r->data[offset] : byte_before(offset);
+	return r->mark && r->extent[offset / PAGE] ? r->mark : byte_before(offset);
+}
+
+/* Compares the area; counts apart what the read should have filled and the rest. */
+static void look(const struct run *r, bool read_seen, struct sight *read, struct sight *rest)
+{
+	size_t i;
+
+	memset(read, 0, sizeof(*read));
+	memset(rest, 0, sizeof(*rest));
+	for (i = 0; i < r->mem.kind->size; i++) {
+		unsigned char expected, came;
+		struct sight *s;
+
+		if (in_hole(&r->mem, i))
+			continue;
+		expected = expected_byte(r, i, read_seen);
+		came = r->mem.base[i];
+		if (came == expected)
+			continue;
+		s = r->data[i] != NOT_READ ? read : rest;
+		if (!s->wrong++) {
+			s->offset = i;
+			s->expected = expected;
+			s->came = came;
+		}
+	}
+}
+
+static const char *origin(unsigned char b)
+{
+	return b == PARENT_MARK ? "the parent's write" : b == CHILD_MARK ? "the child's write" :
+	       b & 0x80 ? "the content before the read" : "data of the read";
+}
+
+static void describe(char *text, size_t size, const char *who, const struct sight *s)
+{
+	snprintf(text, size,
+		 "%s: expected 0x%02x (%s), came 0x%02x (%s) at byte %zu of page %zu, %zu bytes so",
+		 who, s->expected, origin(s->expected), s->came, origin(s->came),
+		 s->offset % PAGE, s->offset / PAGE, s->wrong);
+}
+
+/* The child: does what a byte on its socket says. */
+
+static void __noreturn child_main(struct run *r, int sock)
+{
+	struct sight read, rest;
+	char ask;
+
+	while (recv(sock, &ask, 1, 0) == 1) {
+		switch (ask) {
+		case 'T':
+			touch(r, CHILD_MARK, -1);
+			break;
+		case 'L':
+			/* PROTECT_NONE is inherited. */
+			mprotect(r->mem.base, r->mem.kind->size, PROT_READ | PROT_WRITE);
+			look(r, r->c->mem->shared, &read, &rest);
+			if (r->c->mem->shared)
+				rest.wrong = 0;
+			send(sock, read.wrong ? &read : &rest, sizeof(read), 0);
+			continue;
+		default:
+			_exit(0);
+		}
+		send(sock, &ask, 1, 0);
+	}
+	_exit(0);
+}
+
+static void child_ask(const struct child *c, char what, void *answer, size_t size)
+{
+	if (send(c->sock, &what, 1, 0) != 1 || recv(c->sock, answer, size, 0) != (ssize_t)size)
+		bad("the child is gone");
+}
+
+static void child_end(struct child *c)
+{
+	if (!c->pid)
+		return;
+	close(c->sock);
+	waitpid(c->pid, NULL, 0);
+	c->pid = 0;
+}
+
+static void step_fork(struct run *r)
+{
+	struct child *c = &r->child[r->children++];
+	int sock[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sock))
+		bad("socketpair: %s", strerror(errno));
+	c->pid = fork();
+	if (c->pid < 0) {
+		if (errno == ENOMEM && r->c->mem->map == mem_hugetlb.map)
+			skip("fork: no free huge page for the child");
+		bad("fork: %s", strerror(errno));
+	}
+	if (!c->pid) {
+		/* Else a child before us would not see its end of the line. */
+		while (c-- > r->child)
+			close(c->sock);
+		close(sock[0]);
+		child_main(r, sock[1]);
+	}
+	close(sock[1]);
+	c->sock = sock[0];
+}
+
+/* Other steps */
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		skip("%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+static long read_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long n = -1;
+
+	if (!f)
+		return -1;
+	if (fscanf(f, "%ld", &n) != 1)
+		n = -1;
+	fclose(f);
+	return n;
+}
+
+static bool have_swap(void)
+{
+	FILE *f = fopen("/proc/swaps", "r");
+	char line[256];
+	int lines = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		lines++;
+	if (f)
+		fclose(f);
+	return lines > 1;
+}
+
+static void step_pageout(struct run *r)
+{
+	if (!have_swap())
+		skip("no swap to page out to");
+	if (madvise(r->mem.base, r->mem.kind->size, MADV_PAGEOUT))
+		skip("MADV_PAGEOUT: %s", strerror(errno));
+	if (!r->in_flight && !memory_is_swapped(&r->mem))
+		skip("MADV_PAGEOUT did not page out");
+}
+
+#define KSM	"/sys/kernel/mm/ksm/"
+
+static void step_ksm(struct run *r)
+{
+	static const struct timespec nap = { .tv_nsec = 20000000 };
+	size_t size = r->mem.kind->size;
+	long run = read_number(KSM "run"), naps, merged = 0;
+	long sleep = read_number(KSM "sleep_millisecs");
+	char *twin, old[24];
+
+	if (run < 0)
+		skip("no KSM in this kernel");
+	twin = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (twin == MAP_FAILED)
+		bad("mmap: %s", strerror(errno));
+	memcpy(twin, r->mem.base, size);
+	if (madvise(twin, size, MADV_MERGEABLE) ||
+	    madvise(r->mem.base, size, MADV_MERGEABLE))
+		skip("MADV_MERGEABLE: %s", strerror(errno));
+	write_file(KSM "sleep_millisecs", "10");
+	write_file(KSM "run", "1");
+	for (naps = 0; naps < 300 && merged < (long)(2 * size / PAGE); naps++) {
+		nanosleep(&nap, NULL);
+		merged = read_number("/proc/self/ksm_merging_pages");
+	}
+	snprintf(old, sizeof(old), "%ld", run);
+	write_file(KSM "run", old);
+	snprintf(old, sizeof(old), "%ld", sleep);
+	write_file(KSM "sleep_millisecs", old);
+	if (merged < (long)(2 * size / PAGE))
+		skip("KSM has merged only %ld pages", merged);
+}
+
+static void step_uffd_wp(struct run *r, bool protect)
+{
+	struct uffdio_range range = {
+		.start = (unsigned long)r->mem.base,
+		.len = r->mem.kind->size,
+	};
+	struct uffdio_writeprotect wp = { .range = range };
+	struct uffdio_register reg = { .range = range, .mode = UFFDIO_REGISTER_MODE_WP };
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
+
+	if (protect) {
+		r->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+		if (r->uffd < 0)
+			skip("userfaultfd: %s", strerror(errno));
+		if (ioctl(r->uffd, UFFDIO_API, &api) || ioctl(r->uffd, UFFDIO_REGISTER, &reg))
+			skip("userfaultfd write protection: %s", strerror(errno));
+		wp.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+	}
+	if (ioctl(r->uffd, UFFDIO_WRITEPROTECT, &wp))
+		bad("UFFDIO_WRITEPROTECT: %s", strerror(errno));
+}
+
+static void step_protect(struct run *r, int prot)
+{
+	if (mprotect(r->mem.base, r->mem.kind->size, prot))
+		bad("mprotect: %s", strerror(errno));
+}
+
+static void step_mremap(struct run *r)
+{
+	size_t size = r->mem.kind->size;
+	char *to = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (to == MAP_FAILED ||
+	    mremap(r->mem.base, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+		bad("mremap: %s", strerror(errno));
+	memory_move(&r->mem, to);
+}
+
+static void step_unmap_hole(struct run *r)
+{
+	struct memory *m = &r->mem;
+
+	m->hole_start = PAGE;
+	m->hole_end = 2 * PAGE;
+	if (munmap(m->base + m->hole_start, PAGE))
+		bad("munmap: %s", strerror(errno));
+}
+
+static void step_pvm_read(struct run *r)
+{
+	char *copy = malloc(r->mem.kind->size);
+	struct iovec local = { .iov_base = copy, .iov_len = r->mem.kind->size };
+
+	if (process_vm_readv(getpid(), &local, 1, r->mem.seg, r->mem.segs, 0) < 0)
+		skip("process_vm_readv: %s", strerror(errno));
+	free(copy);
+}
+
+static void step_proc_mem(struct run *r)
+{
+	int fd = open("/proc/self/mem", O_RDWR);
+
+	if (fd < 0)
+		skip("/proc/self/mem: %s", strerror(errno));
+	touch(r, PARENT_MARK, fd);
+	close(fd);
+}
+
+static void step_load(struct run *r)
+{
+	size_t i;
+
+	for (i = 0; i < r->mem.kind->size; i += PAGE)
+		(void)__atomic_load_n(&r->mem.base[i], __ATOMIC_RELAXED);
+}
+
+static void step_vfork(void)
+{
+	pid_t pid = vfork();
+
+	if (!pid)
+		_exit(0);
+	waitpid(pid, NULL, 0);
+}
+
+static void step_spawn(void)
+{
+	char name[] = "true", *argv[] = { name, NULL };
+	pid_t pid;
+	int err = posix_spawnp(&pid, name, NULL, NULL, argv, argv + 1);
+
+	if (err)
+		skip("posix_spawn: %s", strerror(err));
+	waitpid(pid, NULL, 0);
+}
+
+static void step_vmsplice(struct run *r)
+{
+	if (pipe(r->pipe) || vmsplice(r->pipe[1], r->mem.seg, r->mem.segs, 0) < 0)
+		bad("vmsplice: %s", strerror(errno));
+}
+
+static void sleep_ms(unsigned int ms)
+{
+	struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
+
+	while (nanosleep(&t, &t) && errno == EINTR)
+		;
+}
+
+static void step(struct run *r, enum step s)
+{
+	char done;
+
+	switch (s) {
+	case STEP_END:
+		break;
+	case READ:
+		r->io.kind->submit(&r->io);
+		r->in_flight = true;
+		sleep_ms(r->io.target->delay_ms);
+		break;
+	case FORK:
+		step_fork(r);
+		break;
+	case CHILD_TOUCH:
+		child_ask(&r->child[0], 'T', &done, 1);
+		break;
+	case CHILD_EXIT:
+		child_end(&r->child[0]);
+		break;
+	case VFORK:
+		step_vfork();
+		break;
+	case SPAWN:
+		step_spawn();
+		break;
+	case SYSTEM:
+		if (system("true"))
+			skip("system(\"true\") failed");
+		break;
+	case TOUCH:
+		touch(r, PARENT_MARK, -1);
+		break;
+	case LOAD:
+		step_load(r);
+		break;
+	case PVM_READ:
+		step_pvm_read(r);
+		break;
+	case PROC_MEM:
+		step_proc_mem(r);
+		break;
+	case PAGEOUT:
+		step_pageout(r);
+		break;
+	case KSM_MERGE:
+		step_ksm(r);
+		break;
+	case UFFD_WP:
+	case UFFD_UNWP:
+		step_uffd_wp(r, s == UFFD_WP);
+		break;
+	case PROTECT_READ:
+		step_protect(r, PROT_READ);
+		break;
+	case PROTECT_NONE:
+		step_protect(r, PROT_NONE);
+		break;
+	case UNPROTECT:
+		step_protect(r, PROT_READ | PROT_WRITE);
+		break;
+	case DONTFORK:
+		if (madvise(r->mem.base, r->mem.kind->size, MADV_DONTFORK))
+			bad("MADV_DONTFORK: %s", strerror(errno));
+		r->inherited = false;
+		break;
+	case MREMAP:
+		step_mremap(r);
+		break;
+	case UNMAP_HOLE:
+		step_unmap_hole(r);
+		break;
+	case COMPACT:
+		write_file("/proc/sys/vm/compact_memory", "1");
+		break;
+	case COLLAPSE:
+		/* -EAGAIN: a page has a reference more than it should. */
+		if (!madvise(r->mem.base, r->mem.kind->size, MADV_COLLAPSE))
+			break;
+		if (errno != EAGAIN)
+			skip("MADV_COLLAPSE: %s", strerror(errno));
+		break;
+	case VMSPLICE:
+		step_vmsplice(r);
+		break;
+	}
+}
+
+/* A long read comes in pieces: has a piece come before the fork? */
+static bool partly_read(struct run *r)
+{
+	size_t i;
+
+	if (r->mem.kind->flat < 64 << 10)
+		return false;
+	for (i = 0; i < r->mem.segs; i++) {
+		char *start = r->mem.seg[i].iov_base;
+		size_t at = start - r->mem.base, len = r->mem.seg[i].iov_len, j;
+
+		for (j = 0; j < len; j += 512)
+			if ((unsigned char)start[j] != byte_before(at + j))
+				return true;
+	}
+	return false;
+}
+
+/* One try. Returns false if the read was over too early to say anything. */
+static bool attempt(struct run *r, bool control, struct verdict *v)
+{
+	struct sight read, rest, seen;
+	bool in_time = true;
+	unsigned int i;
+
+	memset(v, 0, sizeof(*v));
+	r->children = 0;
+	r->mark = 0;
+	r->inherited = true;
+	r->in_flight = false;
+	r->uffd = r->pipe[0] = r->pipe[1] = -1;
+	memory_map(&r->mem, r->c->mem, r->io.kind->vectored);
+	map_read(r);
+	v->bytes = r->bytes;
+
+	for (i = 0; i < MAX_STEPS && r->c->steps[i] != STEP_END; i++) {
+		step(r, r->c->steps[i]);
+		if (r->c->steps[i] == FORK && r->in_flight && partly_read(r))
+			in_time = false;
+	}
+	if (r->io.kind->done(&r->io))
+		in_time = false;
+	r->io.kind->wait(&r->io);
+
+	if (r->io.result != (long)v->bytes)
+		bad("the read: expected %zu bytes, came %ld", v->bytes, r->io.result);
+	if (in_time) {
+		look(r, true, &read, &rest);
+		v->lost = read.wrong;
+		v->outcome = CASE_KEPT;
+		if (read.wrong) {
+			v->outcome = CASE_LOST;
+			describe(v->why, sizeof(v->why), "parent", &read);
+		}
+		if (rest.wrong) {
+			v->outcome = CASE_BAD;
+			describe(v->why, sizeof(v->why), "parent, beside the read", &rest);
+		}
+	}
+	for (i = 0; i < r->children; i++) {
+		if (r->child[i].pid && r->inherited && !control && in_time) {
+			child_ask(&r->child[i], 'L', &seen, sizeof(seen));
+			if (seen.wrong && v->outcome == CASE_KEPT) {
+				v->outcome = CASE_BAD;
+				describe(v->why, sizeof(v->why), "child", &seen);
+			}
+		}
+		child_end(&r->child[i]);
+	}
+	if (r->uffd >= 0)
+		close(r->uffd);
+	if (r->pipe[0] >= 0) {
+		close(r->pipe[0]);
+		close(r->pipe[1]);
+	}
+	memory_unmap(&r->mem);
+	return in_time;
+}
+
+void fork_case_run(const struct fork_case *c, const struct io_kind *io,
+		   const struct target *target, bool control)
+{
+	struct run r = {
+		.c = c,
+		.io = { .kind = io, .target = target, .fd = target->fd, .mem = &r.mem },
+	};
+	bool loss_awaited = control && c->fate != KEEPS && !io->pins;
+	unsigned int early = 0, kept = 0;
+	struct verdict v;
+
+	io->setup(&r.io);
+	for (;;) {
+		if (!attempt(&r, control, &v)) {
+			if (++early == ATTEMPTS)
+				skip("the read was over before the last step, %u times: needs a longer delay",
+				     early);
+			continue;
+		}
+		if (v.outcome == CASE_KEPT && loss_awaited && ++kept < CONTROLS)
+			continue;
+		finish_with(&v);
+	}
+}

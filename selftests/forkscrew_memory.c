@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The kinds of memory that a read goes to. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "forkscrew.h"
+
+#define MARGIN		512UL	/* keeps block devices content, and leaves a rest of the page */
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+unsigned char byte_before(size_t offset)
+{
+	return 0x80 | ((offset / PAGE * 13 + offset) & 0x3f);
+}
+
+static void map_mmap(struct memory *m, int flags, int fd)
+{
+	m->mapping_size = m->kind->size;
+	m->mapping = mmap(NULL, m->mapping_size, PROT_READ | PROT_WRITE, flags, fd, 0);
+	m->base = m->mapping;
+}
+
+static void map_anon(struct memory *m)
+{
+	map_mmap(m, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	/* One small folio per page: a large one would hide which page was copied. */
+	if (m->mapping != MAP_FAILED)
+		madvise(m->mapping, m->mapping_size, MADV_NOHUGEPAGE);
+}
+
+static void map_shm(struct memory *m)
+{
+	map_mmap(m, MAP_SHARED | MAP_ANONYMOUS, -1);
+}
+
+static void map_hugetlb(struct memory *m)
+{
+	map_mmap(m, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), -1);
+	if (m->mapping == MAP_FAILED)
+		skip("no free 2 MiB page: see /proc/sys/vm/nr_hugepages");
+}
+
+static void map_file(struct memory *m)
+{
+	unsigned char content[4 * PAGE];
+	int fd = memfd_create("forkscrew", 0);
+	size_t i;
+
+	for (i = 0; i < sizeof(content); i++)
+		content[i] = byte_before(i);
+	if (fd < 0 || write(fd, content, m->kind->size) != (ssize_t)m->kind->size)
+		skip("memfd: %s", strerror(errno));
+	map_mmap(m, MAP_PRIVATE, fd);
+	close(fd);
+}
+
+static size_t thp_bytes(const void *addr)
+{
+	unsigned long start, end;
+	size_t kb = 0;
+	bool inside = false;
+	char line[256];
+	FILE *f = fopen("/proc/self/smaps", "r");
+
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = start <= (unsigned long)addr && (unsigned long)addr < end;
+		else if (inside && sscanf(line, "AnonHugePages: %zu", &kb) == 1)
+			break;
+	}
+	fclose(f);
+	return kb << 10;
+}
+
+static void map_huge_aligned(struct memory *m, int advice)
+{
+	m->mapping_size = 2 * HUGE_SIZE;
+	m->mapping = mmap(NULL, m->mapping_size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m->mapping == MAP_FAILED)
+		return;
+	m->base = (char *)(((unsigned long)m->mapping + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+	if (madvise(m->base, HUGE_SIZE, advice))
+		skip("no transparent huge pages in this kernel");
+	memset(m->base, 1, HUGE_SIZE);
+}
+
+static void map_thp(struct memory *m)
+{
+	map_huge_aligned(m, MADV_HUGEPAGE);
+	if (m->mapping == MAP_FAILED)
+		return;
+	if (thp_bytes(m->base) != HUGE_SIZE)
+		madvise(m->base, HUGE_SIZE, MADV_COLLAPSE);
+	if (thp_bytes(m->base) != HUGE_SIZE)
+		skip("no transparent huge page to be had");
+}
+
+/* 512 small pages that could be a huge one. */
+static void map_small(struct memory *m)
+{
+	map_huge_aligned(m, MADV_NOHUGEPAGE);
+	if (m->mapping != MAP_FAILED)
+		madvise(m->base, HUGE_SIZE, MADV_HUGEPAGE);
+}
+
+#define SMALL(_name, _what, _pages, _map)					\
+	.name = _name, .what = _what, .size = (_pages) * PAGE,		\
+	.stride = PAGE, .flat = (_pages) * PAGE, .map = _map
+
+#define HUGE(_name, _what, _flat, _map)					\
+	.name = _name, .what = _what, .size = HUGE_SIZE,		\
+	.stride = 256 << 10, .flat = _flat, .map = _map
+
+const struct memory_kind mem_anon = { SMALL("anon", "4 KiB anon", 2, map_anon) };
+const struct memory_kind mem_anon4 = { SMALL("anon4", "4 KiB anon", 4, map_anon) };
+const struct memory_kind mem_file = { SMALL("file", "private file page", 2, map_file) };
+const struct memory_kind mem_shm = { SMALL("shm", "shared anon", 2, map_shm), .shared = true };
+const struct memory_kind mem_thp = { HUGE("thp", "THP", 1 << 20, map_thp) };
+const struct memory_kind mem_thp_small = { HUGE("thp_small", "THP", PAGE, map_thp) };
+const struct memory_kind mem_small = { HUGE("small", "4 KiB anon", 2 * PAGE, map_small) };
+const struct memory_kind mem_hugetlb = {
+	HUGE("hugetlb", "hugetlb", 1 << 20, map_hugetlb)
+};
+const struct memory_kind mem_hugetlb_small = {
+	HUGE("hugetlb_small", "hugetlb", PAGE, map_hugetlb)
+};
+
+void memory_map(struct memory *m, const struct memory_kind *kind, bool vectored)
+{
+	size_t i;
+
+	memset(m, 0, sizeof(*m));
+	m->kind = kind;
+	kind->map(m);
+	if (m->mapping == MAP_FAILED)
+		bad("mmap of %zu bytes %s: %s", kind->size, kind->name, strerror(errno));
+	for (i = 0; i < kind->size; i++)
+		if (m->base[i] != (char)byte_before(i))
+			m->base[i] = byte_before(i);
+
+	m->segs = vectored ? MAX_SEGS : 1;
+	if (vectored && kind->stride * MAX_SEGS > kind->size)
+		m->segs = kind->size / kind->stride;
+	for (i = 0; i < m->segs; i++) {
+		m->seg[i].iov_base = m->base + i * kind->stride + MARGIN;
+		m->seg[i].iov_len = (vectored ? kind->stride : kind->flat) - 2 * MARGIN;
+	}
+}
+
+void memory_unmap(struct memory *m)
+{
+	munmap(m->mapping, m->mapping_size);
+}
+
+/* The same pages at another address. */
+void memory_move(struct memory *m, char *to)
+{
+	unsigned int i;
+
+	for (i = 0; i < m->segs; i++)
+		m->seg[i].iov_base = to + ((char *)m->seg[i].iov_base - m->base);
+	m->base = to;
+	m->mapping = to;
+}
+
+bool memory_is_swapped(const struct memory *m)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	if (fd >= 0) {
+		if (pread(fd, &entry, 8, (unsigned long)m->base / PAGE * 8) != 8)
+			entry = 0;
+		close(fd);
+	}
+	return entry >> 62 & 1;
+}

@@ -1,0 +1,660 @@
+// SPDX-License-Identifier: GPL-2.0
+/* PinGuard through /dev/pin_guard_dma: errors, limits, sizes, alignment, runs, life time. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "pin_guard_dma.h"
+
+#define DEVICE		"/dev/pin_guard_dma"
+#define PAGE		4096UL
+#define HUGE_SIZE	(2UL << 20)
+#define PATTERN		0x8877665544332211ULL
+#define UNTOUCHED	0xee
+#define SLOW_MS		300	/* long enough to act while the request is in flight */
+#define NOBODY		65534
+
+static long pins_held(void)
+{
+	long acquired = 0, released = 0;
+	char line[128];
+	FILE *f;
+	int fd;
+
+	/* Counters are per CPU until they are gathered. */
+	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+	if (fd >= 0) {
+		(void)!write(fd, "1", 1);
+		close(fd);
+	}
+	f = fopen("/proc/vmstat", "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "nr_foll_pin_acquired %ld", &acquired) != 1 &&
+		    sscanf(line, "nr_foll_pin_released %ld", &released) != 1)
+			continue;
+	}
+	if (f)
+		fclose(f);
+	return acquired - released;
+}
+
+/* Returns how many pins are too many, after a while. */
+static long pins_left(long before)
+{
+	int tries;
+
+	for (tries = 0; tries < 100 && pins_held() != before; tries++)
+		usleep(50000);
+	return pins_held() - before;
+}
+
+static char *map_pages(size_t size, int flags)
+{
+	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags,
+		       -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* Returns 0 and the id, or an errno. */
+static int submit(int fd, void *addr, size_t len, unsigned int mode, unsigned int op,
+		  unsigned int delay_ms, uint64_t *id)
+{
+	struct pin_guard_dma_submit s = {
+		.addr = (unsigned long)addr, .len = len, .pattern = PATTERN,
+		.mode = mode, .op = op, .delay_ms = delay_ms,
+	};
+
+	*id = 0;
+	if (ioctl(fd, PIN_GUARD_DMA_SUBMIT, &s))
+		return errno;
+	*id = s.id;
+	return 0;
+}
+
+static int wait_for(int fd, uint64_t id, struct pin_guard_dma_wait *w)
+{
+	memset(w, 0, sizeof(*w));
+	w->id = id;
+	while (ioctl(fd, PIN_GUARD_DMA_WAIT, w))
+		if (errno != EINTR)
+			return errno;
+	return 0;
+}
+
+/* Submits and waits. */
+static int transfer(int fd, void *addr, size_t len, unsigned int mode, unsigned int op,
+		    struct pin_guard_dma_wait *w)
+{
+	uint64_t id;
+
+	return submit(fd, addr, len, mode, op, 0, &id) ?: wait_for(fd, id, w);
+}
+
+static unsigned char pattern_byte(size_t i)
+{
+	return PATTERN >> i % 8 * 8;
+}
+
+/* The first byte of the area that is wrong after a fill of @len bytes at @at, or -1. */
+static ssize_t first_wrong(const char *area, size_t size, size_t at, size_t len)
+{
+	size_t i;
+
+	for (i = 0; i < size; i++) {
+		bool inside = i >= at && i < at + len;
+
+		if ((unsigned char)area[i] != (inside ? pattern_byte(i - at) : UNTOUCHED))
+			return i;
+	}
+	return -1;
+}
+
+FIXTURE(device) {
+	int fd;
+	long pins;
+};
+
+FIXTURE_SETUP(device)
+{
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (self->fd < 0)
+		SKIP(return, "%s: %s", DEVICE, strerror(errno));
+	self->pins = pins_held();
+}
+
+FIXTURE_TEARDOWN(device)
+{
+	close(self->fd);
+	EXPECT_EQ(0, pins_left(self->pins)) {
+		TH_LOG("pins were left");
+	}
+}
+
+/* The same, with each kind of pin */
+FIXTURE(guard) {
+	int fd;
+	long pins;
+};
+
+FIXTURE_VARIANT(guard) {
+	unsigned int mode;
+};
+
+FIXTURE_VARIANT_ADD(guard, pin) {
+	.mode = PIN_GUARD_DMA_PIN,
+};
+
+FIXTURE_VARIANT_ADD(guard, longterm) {
+	.mode = PIN_GUARD_DMA_PIN_LONGTERM,
+};
+
+FIXTURE_SETUP(guard)
+{
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (self->fd < 0)
+		SKIP(return, "%s: %s", DEVICE, strerror(errno));
+	self->pins = pins_held();
+}
+
+FIXTURE_TEARDOWN(guard)
+{
+	close(self->fd);
+	EXPECT_EQ(0, pins_left(self->pins)) {
+		TH_LOG("pins were left");
+	}
+}
+
+TEST_F(device, bad_requests_are_refused)
+{
+	char *p = map_pages(PAGE, 0);
+	unsigned long a = (unsigned long)p;
+	const struct {
+		const char *what;
+		struct pin_guard_dma_submit s;
+		int expected;
+	} bad[] = {
+		{ "length 0", { .addr = a, .mode = 2 }, EINVAL },
+		{ "the end of the address space", { .addr = -PAGE, .len = 2 * PAGE, .mode = 2 },
+		  EINVAL },
+		{ "an unknown mode", { .addr = a, .len = 1, .mode = 4 }, EINVAL },
+		{ "an unknown op", { .addr = a, .len = 1, .mode = 2, .op = 2 }, EINVAL },
+		{ "flags", { .addr = a, .len = 1, .mode = 2, .flags = 1 }, EINVAL },
+		{ "SUM without a pin", { .addr = a, .len = 1, .mode = 0, .op = 1 }, EINVAL },
+		{ "SUM in a window", { .addr = a, .len = 1, .mode = 1, .op = 1 }, EINVAL },
+		{ "64 MiB and a byte",
+		  { .addr = a, .len = PIN_GUARD_DMA_MAX_LEN + 1, .mode = 2 }, E2BIG },
+		{ "address 0", { .addr = 0, .len = 1, .mode = 2 }, EFAULT },
+		{ "a kernel address",
+		  { .addr = 0xffff888000000000ULL, .len = 1, .mode = 2 }, EFAULT },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct pin_guard_dma_submit s = bad[i].s;
+		int came = ioctl(self->fd, PIN_GUARD_DMA_SUBMIT, &s) ? errno : 0;
+
+		EXPECT_EQ(bad[i].expected, came) {
+			TH_LOG("%s: came %s", bad[i].what, strerror(came));
+		}
+	}
+	EXPECT_EQ(-1, ioctl(self->fd, _IO('P', 0xdf)));
+	EXPECT_EQ(ENOTTY, errno);
+}
+
+TEST_F(device, unmapped_memory_is_refused)
+{
+	char *p = map_pages(4 * PAGE, 0);
+	unsigned int mode;
+	uint64_t id;
+
+	munmap(p + 2 * PAGE, PAGE);
+	for (mode = PIN_GUARD_DMA_GET; mode <= PIN_GUARD_DMA_PIN_LONGTERM; mode++) {
+		EXPECT_EQ(EFAULT, submit(self->fd, p, 4 * PAGE, mode, PIN_GUARD_DMA_FILL, 0, &id));
+		EXPECT_EQ(EFAULT, submit(self->fd, p + 2 * PAGE, 1, mode, PIN_GUARD_DMA_FILL, 0,
+					 &id));
+		EXPECT_EQ(0, pins_left(self->pins));
+	}
+	EXPECT_EQ(EFAULT, submit(self->fd, p, 4 * PAGE, PIN_GUARD_DMA_PIN, PIN_GUARD_DMA_SUM, 0,
+				 &id));
+	EXPECT_EQ(-1, first_wrong(memset(p, UNTOUCHED, 2 * PAGE), 2 * PAGE, 0, 0));
+}
+
+TEST_F(device, read_only_memory_is_a_source_only)
+{
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(PAGE, 0);
+	unsigned int mode;
+	uint64_t id;
+
+	memset(p, 3, PAGE);
+	mprotect(p, PAGE, PROT_READ);
+	for (mode = PIN_GUARD_DMA_GET; mode <= PIN_GUARD_DMA_PIN_LONGTERM; mode++)
+		EXPECT_EQ(EFAULT, submit(self->fd, p, PAGE, mode, PIN_GUARD_DMA_FILL, 0, &id));
+	for (mode = PIN_GUARD_DMA_PIN; mode <= PIN_GUARD_DMA_PIN_LONGTERM; mode++) {
+		ASSERT_EQ(0, transfer(self->fd, p, PAGE, mode, PIN_GUARD_DMA_SUM, &w));
+		EXPECT_EQ((int64_t)PAGE, w.result);
+		EXPECT_EQ(3 * PAGE, w.sum);
+	}
+}
+
+TEST_F_TIMEOUT(guard, every_size_at_odd_offsets, 120)
+{
+	static const size_t sizes[] = {
+		1, 2, 7, 511, 4095, 4096, 4097, 8192, 65537, (1 << 20) + 3, HUGE_SIZE,
+		(16 << 20) - 1, PIN_GUARD_DMA_MAX_LEN,
+	};
+	static const size_t offsets[] = { 0, 1, 511, 4095 };
+	struct pin_guard_dma_wait w;
+	size_t i, j;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		for (j = 0; j < ARRAY_SIZE(offsets); j++) {
+			size_t at = PAGE + offsets[j], len = sizes[i];
+			size_t size = (at + len + 2 * PAGE - 1) & ~(PAGE - 1);
+			unsigned int pages = (offsets[j] + len + PAGE - 1) / PAGE;
+			char *p;
+
+			/* The large ones once. */
+			if (len > HUGE_SIZE && j != 1)
+				continue;
+			p = map_pages(size, 0);
+			ASSERT_NE(NULL, p);
+			memset(p, UNTOUCHED, size);
+			ASSERT_EQ(0, transfer(self->fd, p + at, len, variant->mode,
+					      PIN_GUARD_DMA_FILL, &w));
+			EXPECT_EQ((int64_t)len, w.result);
+			EXPECT_EQ(pages, w.pages);
+			EXPECT_GE(w.pages, w.runs);
+			EXPECT_LT(0, w.runs);
+			EXPECT_EQ(-1, first_wrong(p, size, at, len)) {
+				ssize_t n = first_wrong(p, size, at, len);
+
+				TH_LOG("%zu bytes at offset %zu: byte %zd of page %zd is 0x%02x",
+				       len, offsets[j], n % PAGE, n / PAGE, (unsigned char)p[n]);
+			}
+			munmap(p, size);
+		}
+	}
+}
+
+TEST_F(guard, sum_is_of_the_bytes_asked_for)
+{
+	static const size_t sizes[] = { 1, 4095, 4097, 65537, HUGE_SIZE };
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(2 * HUGE_SIZE, 0);
+	size_t i, j;
+
+	for (i = 0; i < 2 * HUGE_SIZE; i++)
+		p[i] = i * 31;
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		uint64_t sum = 0;
+
+		for (j = 0; j < sizes[i]; j++)
+			sum += (unsigned char)p[123 + j];
+		ASSERT_EQ(0, transfer(self->fd, p + 123, sizes[i], variant->mode,
+				      PIN_GUARD_DMA_SUM, &w));
+		EXPECT_EQ(sum, w.sum);
+		EXPECT_EQ((int64_t)sizes[i], w.result);
+	}
+}
+
+TEST_F(guard, source_may_be_the_zero_page)
+{
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(2 * PAGE, 0);
+
+	ASSERT_EQ(0, transfer(self->fd, p, 2 * PAGE, variant->mode, PIN_GUARD_DMA_SUM, &w));
+	EXPECT_EQ(0, w.sum);
+}
+
+TEST_F(guard, a_huge_page_is_one_run)
+{
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(2 * HUGE_SIZE, 0);
+	char *huge = (char *)(((unsigned long)p + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+
+	if (madvise(huge, HUGE_SIZE, MADV_HUGEPAGE))
+		SKIP(return, "no transparent huge pages in this kernel");
+	memset(huge, UNTOUCHED, HUGE_SIZE);
+	ASSERT_EQ(0, transfer(self->fd, huge, HUGE_SIZE, variant->mode, PIN_GUARD_DMA_FILL, &w));
+	EXPECT_EQ(512, w.pages);
+	if (w.runs == 512)
+		SKIP(return, "no transparent huge page to be had");
+	EXPECT_EQ(1, w.runs);
+	EXPECT_EQ(-1, first_wrong(huge, HUGE_SIZE, 0, HUGE_SIZE));
+	ASSERT_EQ(0, transfer(self->fd, huge + 100, HUGE_SIZE - 200, variant->mode,
+			      PIN_GUARD_DMA_FILL, &w));
+	EXPECT_EQ(1, w.runs);
+}
+
+TEST_F(guard, a_hugetlb_page_is_one_run)
+{
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(HUGE_SIZE, MAP_HUGETLB | 21 << MAP_HUGE_SHIFT);
+
+	if (!p)
+		SKIP(return, "no free 2 MiB page: see /proc/sys/vm/nr_hugepages");
+	memset(p, UNTOUCHED, HUGE_SIZE);
+	ASSERT_EQ(0, transfer(self->fd, p + 1, HUGE_SIZE - 2, variant->mode, PIN_GUARD_DMA_FILL,
+			      &w));
+	EXPECT_EQ(512, w.pages);
+	EXPECT_EQ(1, w.runs);
+	EXPECT_EQ(-1, first_wrong(p, HUGE_SIZE, 1, HUGE_SIZE - 2));
+}
+
+TEST_F(guard, poll_tells_of_a_finished_request)
+{
+	struct pollfd pfd = { .fd = self->fd, .events = POLLIN };
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(PAGE, 0);
+	uint64_t id;
+
+	EXPECT_EQ(0, poll(&pfd, 1, 0));
+	ASSERT_EQ(0, submit(self->fd, p, PAGE, variant->mode, PIN_GUARD_DMA_FILL, SLOW_MS, &id));
+	EXPECT_EQ(0, poll(&pfd, 1, 0));
+	EXPECT_EQ(1, poll(&pfd, 1, 10000));
+	EXPECT_EQ(POLLIN, pfd.revents);
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	EXPECT_EQ(0, poll(&pfd, 1, 0));
+}
+
+static void ignore_signal(int __always_unused sig)
+{
+}
+
+TEST_F(guard, a_signal_interrupts_wait)
+{
+	struct sigaction action = { .sa_handler = ignore_signal };
+	struct pin_guard_dma_wait w = { 0 };
+	char *p = map_pages(PAGE, 0);
+	pid_t me = getpid(), pid;
+	uint64_t id;
+
+	sigaction(SIGUSR1, &action, NULL);
+	ASSERT_EQ(0, submit(self->fd, p, PAGE, variant->mode, PIN_GUARD_DMA_FILL, 1500, &id));
+	pid = fork();
+	if (!pid) {
+		usleep(300000);
+		kill(me, SIGUSR1);
+		_exit(0);
+	}
+	w.id = id;
+	EXPECT_EQ(-1, ioctl(self->fd, PIN_GUARD_DMA_WAIT, &w));
+	EXPECT_EQ(EINTR, errno);
+	waitpid(pid, NULL, 0);
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	EXPECT_EQ((int64_t)PAGE, w.result);
+	EXPECT_EQ(pattern_byte(0), (unsigned char)p[0]);
+}
+
+TEST_F(guard, wait_knows_only_its_own_requests)
+{
+	int other = open(DEVICE, O_RDWR);
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(PAGE, 0);
+	uint64_t id;
+
+	EXPECT_EQ(ENOENT, wait_for(self->fd, 12345, &w));
+	ASSERT_EQ(0, submit(self->fd, p, PAGE, variant->mode, PIN_GUARD_DMA_FILL, 0, &id));
+	EXPECT_EQ(ENOENT, wait_for(other, id, &w));
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	EXPECT_EQ(ENOENT, wait_for(self->fd, id, &w));
+	close(other);
+}
+
+TEST_F(guard, an_answer_that_cannot_be_given_is_kept)
+{
+	struct pin_guard_dma_wait w, *arg = (void *)map_pages(PAGE, 0);
+	char *p = map_pages(PAGE, 0);
+	uint64_t id;
+
+	ASSERT_EQ(0, submit(self->fd, p, PAGE, variant->mode, PIN_GUARD_DMA_FILL, 0, &id));
+	arg->id = id;
+	mprotect(arg, PAGE, PROT_READ);
+	EXPECT_EQ(-1, ioctl(self->fd, PIN_GUARD_DMA_WAIT, arg));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	EXPECT_EQ((int64_t)PAGE, w.result);
+}
+
+TEST_F(guard, many_requests_at_once)
+{
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(64 * PAGE, 0);
+	uint64_t id[64];
+	int i;
+
+	memset(p, UNTOUCHED, 64 * PAGE);
+	/* Neighbours in one page: each pins it. */
+	for (i = 0; i < 64; i++)
+		ASSERT_EQ(0, submit(self->fd, p + i * 1024 + 8, 1000, variant->mode,
+				    PIN_GUARD_DMA_FILL, 50, &id[i]));
+	for (i = 63; i >= 0; i--) {
+		ASSERT_EQ(0, wait_for(self->fd, id[i], &w));
+		EXPECT_EQ(1000, w.result);
+		EXPECT_EQ(-1, first_wrong(p + i * 1024, 1024, 8, 1000));
+	}
+}
+
+TEST_F(guard, memory_gone_in_flight)
+{
+	struct pin_guard_dma_wait w;
+	char *p = map_pages(16 * PAGE, 0);
+	uint64_t id;
+
+	ASSERT_EQ(0, submit(self->fd, p, 16 * PAGE, variant->mode, PIN_GUARD_DMA_FILL, SLOW_MS,
+			    &id));
+	munmap(p, 16 * PAGE);
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	EXPECT_EQ(16 * (int64_t)PAGE, w.result);
+}
+
+TEST_F(guard, close_with_requests_in_flight)
+{
+	char *p = map_pages(64 * PAGE, 0);
+	uint64_t id;
+	int i, fd = open(DEVICE, O_RDWR);
+
+	for (i = 0; i < 8; i++)
+		ASSERT_EQ(0, submit(fd, p + i * 8 * PAGE, 8 * PAGE, variant->mode,
+				    PIN_GUARD_DMA_FILL, SLOW_MS, &id));
+	EXPECT_LT(0, pins_held() - self->pins);
+	close(fd);
+	EXPECT_EQ(0, pins_left(self->pins));
+}
+
+TEST_F(guard, kill_with_requests_in_flight)
+{
+	int status, i, ready[2];
+	uint64_t id;
+	char byte;
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	if (!pid) {
+		int fd = open(DEVICE, O_RDWR);
+		char *p = map_pages(64 * PAGE, 0);
+		struct pin_guard_dma_wait w;
+
+		for (i = 0; i < 8; i++)
+			if (submit(fd, p + i * 8 * PAGE, 8 * PAGE, variant->mode,
+				   PIN_GUARD_DMA_FILL, SLOW_MS, &id))
+				_exit(1);
+		(void)!write(ready[1], "", 1);
+		wait_for(fd, id, &w);
+		pause();
+	}
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(0, pins_left(self->pins));
+}
+
+/* As nobody, with @limit bytes of RLIMIT_MEMLOCK and the device open. */
+static void become_limited(size_t limit)
+{
+	struct rlimit r = { .rlim_cur = limit, .rlim_max = limit };
+
+	if (setrlimit(RLIMIT_MEMLOCK, &r) || setresuid(NOBODY, NOBODY, NOBODY))
+		_exit(100);
+}
+
+TEST_F(device, longterm_pins_are_charged)
+{
+	int fd = self->fd, status, tries;
+	pid_t pid = fork();
+
+	if (!pid) {
+		char *p = map_pages(1 << 20, 0);
+		struct pin_guard_dma_wait w;
+		uint64_t id, id2;
+
+		become_limited(64 << 10);
+		/* Only the long ones count. */
+		if (transfer(fd, p, 1 << 20, PIN_GUARD_DMA_PIN, PIN_GUARD_DMA_FILL, &w))
+			_exit(1);
+		if (submit(fd, p, 1 << 20, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
+			   &id) != ENOMEM)
+			_exit(2);
+		if (submit(fd, p, 65 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
+			   &id) != ENOMEM)
+			_exit(3);
+		/* 64 KiB that begin inside a page are 17 pages. */
+		if (submit(fd, p + 1, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
+			   &id) != ENOMEM)
+			_exit(4);
+		if (submit(fd, p, 48 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, SLOW_MS,
+			   &id))
+			_exit(5);
+		if (submit(fd, p, 48 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
+			   &id2) != ENOMEM)
+			_exit(6);
+		if (wait_for(fd, id, &w) || w.result != 48 << 10)
+			_exit(7);
+		/* And the charge is given back, though not before the answer. */
+		for (tries = 0; tries < 40; tries++) {
+			if (!transfer(fd, p, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM,
+				      PIN_GUARD_DMA_FILL, &w))
+				break;
+			usleep(50000);
+		}
+		if (tries == 40)
+			_exit(8);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	EXPECT_EQ(0, status) {
+		TH_LOG("step %d of the limited child went wrong", WEXITSTATUS(status));
+	}
+}
+
+static long huge_pages(const char *key)
+{
+	char line[128];
+	long n, value = -1;
+	FILE *f = fopen("/proc/meminfo", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), ": %ld", &n) == 1)
+			value = n;
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static int set_huge_pages(long n)
+{
+	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "w");
+
+	if (!f)
+		return -1;
+	fprintf(f, "%ld\n", n);
+	return fclose(f);
+}
+
+/* A pinned huge page needs another for the child: without one, fork must fail, not lose data. */
+TEST_F(device, fork_with_the_hugetlb_pool_empty)
+{
+	static const unsigned int modes[] = { PIN_GUARD_DMA_WINDOW, PIN_GUARD_DMA_PIN };
+	long total = huge_pages("HugePages_Total"), used = total - huge_pages("HugePages_Free");
+	size_t i;
+
+	if (total < 0 || set_huge_pages(used + 1) || huge_pages("HugePages_Total") != used + 1)
+		SKIP(return, "cannot set the hugetlb pool to one free page");
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		char *p = map_pages(HUGE_SIZE, MAP_HUGETLB | 21 << MAP_HUGE_SHIFT);
+		struct pin_guard_dma_wait w;
+		int fork_errno = 0;
+		uint64_t id;
+		pid_t pid;
+
+		EXPECT_NE(NULL, p);
+		if (!p)
+			break;
+		memset(p, UNTOUCHED, HUGE_SIZE);
+		EXPECT_EQ(0, submit(self->fd, p + 8, HUGE_SIZE - 16, modes[i], PIN_GUARD_DMA_FILL,
+				    SLOW_MS, &id));
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		if (pid < 0)
+			fork_errno = errno;
+		else
+			waitpid(pid, NULL, 0);
+		p[0] = UNTOUCHED;
+		EXPECT_EQ(ENOMEM, fork_errno) {
+			TH_LOG("mode %u: fork came with %s", modes[i], strerror(fork_errno));
+		}
+		EXPECT_EQ(0, wait_for(self->fd, id, &w));
+		EXPECT_EQ(-1, first_wrong(p, HUGE_SIZE, 8, HUGE_SIZE - 16));
+		munmap(p, HUGE_SIZE);
+	}
+	set_huge_pages(total);
+}
+
+/* A destination is dirtied when it is released, or what came after the last fsync() is lost. */
+TEST_F(device, destination_is_dirtied)
+{
+	const char *dir = getenv("PIN_GUARD_DIR") ?: "/var/tmp";
+	char name[PATH_MAX], block[PAGE] = { 0 };
+	struct pin_guard_dma_wait w;
+	uint64_t id;
+	int fd;
+	char *p;
+
+	snprintf(name, sizeof(name), "%s/guard.%d", dir, getpid());
+	fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	unlink(name);
+	if (fd < 0 || write(fd, block, PAGE) != PAGE || fsync(fd))
+		SKIP(return, "%s: %s", dir, strerror(errno));
+	p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	if (submit(self->fd, p, PAGE, PIN_GUARD_DMA_PIN, PIN_GUARD_DMA_FILL, SLOW_MS, &id))
+		SKIP(return, "%s: no pin on a file here: %s", dir, strerror(errno));
+	EXPECT_EQ(0, fsync(fd));
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	munmap(p, PAGE);
+	EXPECT_EQ(0, fsync(fd));
+	/* Gone from memory, unless it is dirty for ever, as in tmpfs. */
+	posix_fadvise(fd, 0, PAGE, POSIX_FADV_DONTNEED);
+	EXPECT_EQ(PAGE, pread(fd, block, PAGE, 0));
+	EXPECT_EQ(-1, first_wrong(block, PAGE, 0, PAGE));
+	close(fd);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,333 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Sourced by the test scripts: modules, health of the kernel, and the devices to test on.
+#
+# PIN_GUARD_MODULES names the directories of modules that modprobe does not know.
+# shellcheck disable=SC2034,SC2154 # shared with ktap_helpers.sh
+
+set -u
+
+PG_HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+PG_RUN=/run/pin_guard_test
+PG_UNDO=()
+
+for PG_KTAP in "$PG_HERE/.." "${KSFT:-/nonexistent}" "${BASE_DIR:-/nonexistent}"; do
+	[ -r "$PG_KTAP/kselftest/ktap_helpers.sh" ] && break
+done
+# shellcheck source=/dev/null
+. "$PG_KTAP/kselftest/ktap_helpers.sh" || exit 4
+
+# pg_undo COMMAND... - run at the end, last first
+pg_undo()
+{
+	PG_UNDO+=("$(printf '%q ' "$@")")
+}
+
+pg_cleanup()
+{
+	local i
+
+	for ((i = ${#PG_UNDO[@]} - 1; i >= 0; i--)); do
+		eval "${PG_UNDO[i]}" >/dev/null 2>&1
+	done
+	PG_UNDO=()
+}
+
+# pg_skip_all REASON
+pg_skip_all()
+{
+	ktap_skip_all "$*"
+	exit "$KSFT_SKIP"
+}
+
+# pg_start PLAN - every script begins so
+pg_start()
+{
+	ktap_print_header
+	[ "$(id -u)" = 0 ] || pg_skip_all "must be root"
+	trap pg_cleanup EXIT
+	trap 'exit 1' INT TERM
+	mkdir -p "$PG_RUN"
+	PG_TMP=$(mktemp -d) && pg_undo rm -rf "$PG_TMP"
+	mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+	mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+	ktap_set_plan "$1"
+}
+
+# pg_finish - every script ends so
+pg_finish()
+{
+	pg_cleanup
+	ktap_finished
+}
+
+# pg_isolate ARGS... - go on in network, mount and PID namespaces of our own: the server, the
+# delay on lo and the mounts are nobody else's, and go away with us
+pg_isolate()
+{
+	[ -n "${PG_ISOLATED:-}" ] && return
+	[ "$(id -u)" = 0 ] || return
+	PG_ISOLATED=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc "$0" "$@"
+}
+
+# pg_run NAME COMMAND... - a test that is a program: its exit status is the result
+pg_run()
+{
+	local name=$1 rc start=$SECONDS
+
+	shift
+	"$@" >"$PG_TMP/output" 2>&1
+	rc=$?
+	sed 's/^/# /' "$PG_TMP/output"
+	# A program that could do nothing has skipped, even if its cases did one by one.
+	[ $rc != 0 ] || grep -q '^ok' "$PG_TMP/output" && ! grep '^ok' "$PG_TMP/output" |
+		grep -qvE '# (SKIP|XFAIL)' && rc=$KSFT_SKIP
+	pg_result "$name" "$rc" "$((SECONDS - start)) s"
+}
+
+# pg_result NAME STATUS [REASON]
+pg_result()
+{
+	case "$2" in
+	"$KSFT_PASS") ktap_test_pass "$1" ;;
+	"$KSFT_SKIP") ktap_test_skip "$1" ;;
+	*) ktap_test_fail "$1" ;;
+	esac
+	[ -z "${3:-}" ] || ktap_print_msg "$1: $3"
+}
+
+# pg_skip NAME REASON
+pg_skip()
+{
+	ktap_print_msg "$1: $2"
+	ktap_test_skip "$1"
+}
+
+# pg_check NAME COMMAND... - passes if the command succeeds
+pg_check()
+{
+	local name=$1
+
+	shift
+	if "$@"; then
+		ktap_test_pass "$name"
+	else
+		ktap_print_msg "failed: $*"
+		ktap_test_fail "$name"
+	fi
+}
+
+# pg_wait SECONDS COMMAND... - until the command succeeds
+pg_wait()
+{
+	local tries=$(($1 * 10))
+
+	shift
+	until "$@"; do
+		((tries-- > 0)) || return 1
+		sleep 0.1
+	done
+}
+
+#
+# Modules
+#
+
+# pg_module NAME - the file of a module, or nothing where modprobe knows it
+pg_module_file()
+{
+	local dir sub
+
+	for dir in ${PIN_GUARD_MODULES:-} "$PG_HERE/test_modules"; do
+		for sub in "" rust/ samples/; do
+			[ -r "$dir/$sub$1.ko" ] && echo "$dir/$sub$1.ko" && return
+		done
+	done
+	return 1
+}
+
+pg_have()
+{
+	pg_module_file "$1" >/dev/null || modinfo "$1" >/dev/null 2>&1
+}
+
+pg_loaded()
+{
+	[ -d "/sys/module/$1" ]
+}
+
+# pg_load NAME [PARAM=VALUE...]
+pg_load()
+{
+	local name=$1 file
+
+	shift
+	if file=$(pg_module_file "$name"); then
+		insmod "$file" "$@"
+	else
+		modprobe "$name" "$@"
+	fi
+}
+
+# pg_unload NAME... - those that are loaded
+pg_unload()
+{
+	local name
+
+	for name in "$@"; do
+		! pg_loaded "$name" || rmmod "$name" || return
+	done
+}
+
+# pg_counter NAME - from debugfs
+pg_counter()
+{
+	awk -v n="$1" '$1 == n || $1 == n ":" { print $2 }' /sys/kernel/debug/pin_guard/counters
+}
+
+#
+# Health: no test of ours may leave a complaint in the kernel log, or a pin
+#
+
+PG_COMPLAINTS='WARNING:|BUG:|BUG |kernel BUG|Oops|general protection fault|KASAN|UBSAN|KCSAN'
+PG_COMPLAINTS+='|possible (recursive|circular) locking|inconsistent lock state|suspicious RCU'
+PG_COMPLAINTS+='|hung task|blocked for more than|rcu.*stall|soft lockup|Unable to handle'
+PG_COMPLAINTS+='|refcount_t:|Call Trace:'
+
+health_begin()
+{
+	PG_MARK="pin_guard_test: $$ $RANDOM"
+	echo "$PG_MARK" >/dev/kmsg
+	PG_PINS=$(pg_pins)
+}
+
+# pins that are held now
+pg_pins()
+{
+	# Counters are per CPU until they are gathered.
+	echo 1 2>/dev/null >/proc/sys/vm/stat_refresh
+	awk '/^nr_foll_pin_acquired/ { a = $2 } /^nr_foll_pin_released/ { r = $2 }
+	     END { print a - r }' /proc/vmstat
+}
+
+# the kernel log since health_begin; all of it if that has been overwritten since
+pg_log()
+{
+	dmesg | awk -v mark="$PG_MARK" '{ line[n++] = $0 } index($0, mark) { n = 0 }
+		END { for (i = 0; i < n; i++) print line[i] }'
+}
+
+pg_pins_are_back()
+{
+	[ "$(pg_pins)" = "$PG_PINS" ]
+}
+
+# health_end - two tests
+health_end()
+{
+	local log
+
+	log=$(pg_log | grep -E "$PG_COMPLAINTS")
+	[ -z "$log" ] || pg_log | grep -E -A 25 "$PG_COMPLAINTS" | head -n 60 | sed 's/^/# /'
+	pg_result "the kernel log has no complaint" $((${#log} > 0))
+	if pg_wait 10 pg_pins_are_back; then
+		ktap_test_pass "no pin is left"
+	else
+		ktap_print_msg "$(pg_pins) pins held, $PG_PINS before"
+		ktap_test_fail "no pin is left"
+	fi
+}
+
+#
+# Memory
+#
+
+# pg_set FILE VALUE - and back at the end
+pg_set()
+{
+	local old
+
+	[ -w "$1" ] || return
+	old=$(sed 's/.*\[\(.*\)\].*/\1/' "$1")
+	echo "$2" >"$1" && pg_undo pg_write "$old" "$1"
+}
+
+pg_write()
+{
+	echo "$1" >"$2"
+}
+
+# pg_memory HUGE_PAGES - huge pages of both kinds, and swap on zram for MADV_PAGEOUT
+pg_memory()
+{
+	local zram
+
+	pg_set /proc/sys/vm/nr_hugepages "$1"
+	grep -q '\[never\]' /sys/kernel/mm/transparent_hugepage/enabled &&
+		pg_set /sys/kernel/mm/transparent_hugepage/enabled madvise
+	[ "$(wc -l </proc/swaps)" -gt 1 ] && return
+	modprobe zram num_devices=0 2>/dev/null
+	zram=$(cat /sys/class/zram-control/hot_add 2>/dev/null) || return
+	pg_undo pg_write "$zram" /sys/class/zram-control/hot_remove
+	echo 128M >"/sys/block/zram$zram/disksize" &&
+		mkswap "/dev/zram$zram" >/dev/null 2>&1 && swapon "/dev/zram$zram" &&
+		pg_undo swapoff "/dev/zram$zram"
+}
+
+#
+# NFS from a server of our own on lo, inside pg_isolate
+#
+
+# pg_netem DELAY - on everything that goes over lo, both ways
+pg_netem()
+{
+	tc qdisc replace dev lo root netem delay "$1" limit 100000
+}
+
+pg_netem_off()
+{
+	tc qdisc del dev lo root 2>/dev/null
+	return 0
+}
+
+# pg_nfs_server - exports $PG_RUN/export, or says why not; hides /run; not for a subshell, or
+# what it starts is not undone
+pg_nfs_server()
+{
+	local tool
+
+	for tool in rpc.nfsd rpc.mountd exportfs rpcbind tc mount.nfs; do
+		command -v "$tool" >/dev/null || { echo "no $tool"; return 1; }
+	done
+	ip link set lo up || return 1
+	# All state of the daemons is ours: the machine may have a server of its own.
+	mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/nfs || return 1
+	mkdir -p /run/rpcbind /run/rpc_pipefs /var/lib/nfs/{sm,sm.bak,nfsdcld} "$PG_RUN"/{export,mnt}
+	touch /var/lib/nfs/{etab,rmtab,state}
+	rpcbind -w >/dev/null 2>&1 || rpcbind || { echo "rpcbind does not start"; return 1; }
+	modprobe nfsd || { echo "no nfsd.ko"; return 1; }
+	mount -t nfsd nfsd /proc/fs/nfsd && mount -t tmpfs tmpfs "$PG_RUN/export" || return 1
+	chmod 777 "$PG_RUN/export"
+	# A server that has just started makes the first open wait for 90 s, or 10 s at least;
+	# one that can ask nfsdcld, which knows of no client to wait for, not at all.
+	mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs && nfsdcld -p /run/rpc_pipefs 2>/dev/null
+	echo 10 >/proc/fs/nfsd/nfsv4leasetime
+	echo 10 >/proc/fs/nfsd/nfsv4gracetime
+	exportfs -o rw,no_root_squash,insecure,async,no_subtree_check,fsid=0 \
+		"127.0.0.1:$PG_RUN/export" || return 1
+	rpc.nfsd --no-udp 8 2>/dev/null || { echo "rpc.nfsd does not start"; return 1; }
+	pg_undo rpc.nfsd 0
+	rpc.mountd --no-udp >/dev/null 2>&1 || { echo "rpc.mountd does not start"; return 1; }
+}
+
+# pg_nfs_mount VERSION DIRECTORY
+pg_nfs_mount()
+{
+	mkdir -p "$2"
+	if [ "$1" = 3 ]; then
+		mount -t nfs -o vers=3,proto=tcp,nolock "127.0.0.1:$PG_RUN/export" "$2"
+	else
+		mount -t nfs -o "vers=$1,proto=tcp" 127.0.0.1:/ "$2"
+	fi && pg_undo umount -l "$2"
+}

@@ -1,0 +1,243 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The life cycle of pin_guard.ko: loading, unloading, modules that come and go beneath it,
+# others that redirect the same function, I/O in flight at the wrong time, and what it tells.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+DELAY=60ms
+DEBUGFS=/sys/kernel/debug/pin_guard
+MNT=$PG_RUN/mnt/module
+FTRACE=/proc/sys/kernel/ftrace_enabled
+
+pg_isolate "$@"
+pg_start 47
+pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
+pg_unload pin_guard_dma pin_guard test_klp_nfs || pg_skip_all "pin_guard is loaded and busy"
+nfs_unload()
+{
+	umount "$MNT" 2>/dev/null
+	pg_wait 10 pg_unload nfsv4 nfsv3 nfs_layout_flexfiles nfs_layout_nfsv41_files nfs 2>/dev/null
+}
+nfs_unload || pg_skip_all "nfs.ko is in use"
+pg_nfs_server >"$PG_TMP/why" || pg_skip_all "no NFS server: $(cat "$PG_TMP/why")"
+health_begin
+
+nfs_load()
+{
+	pg_nfs_mount 4.2 "$MNT"
+}
+
+# target NAME STATE - what debugfs says of a function, or nothing
+target()
+{
+	grep -q "^$1 $2" "$DEBUGFS/targets"
+}
+
+forkscrew()
+{
+	local rc
+
+	pg_netem "$DELAY"
+	"$PG_HERE/forkscrew" -i pread -c fork "$1" "$MNT"
+	rc=$?
+	pg_netem_off
+	return $rc
+}
+
+reads_are_kept()
+{
+	pg_run "$1" forkscrew --protected
+}
+
+reads_are_lost()
+{
+	pg_run "$1" forkscrew --control
+}
+
+# refused PATTERN COMMAND... - it must fail, and say so
+refused()
+{
+	local pattern=$1 said
+
+	shift
+	if said=$("$@" 2>&1); then
+		ktap_print_msg "not refused: $*"
+		return 1
+	fi
+	echo "$said" | grep -qiE "$pattern" && return
+	ktap_print_msg "$*: expected $pattern, came $said"
+	return 1
+}
+
+# log_says PATTERN - since the start of the test
+log_says()
+{
+	pg_log | grep -q "pin_guard: .*$1"
+}
+
+# in_flight COMMAND... - in a session of its own, till a window of it is listed
+in_flight()
+{
+	setsid "$@" >/dev/null 2>&1 &
+	READER=$!
+	pg_undo kill -9 -- -$READER
+	pg_wait 20 grep -qE '[0-9] +(dd|forkscrew|iou-wrk-[0-9]+) ' "$DEBUGFS/windows"
+}
+
+kill_reader()
+{
+	kill -9 -- -"$READER" && wait "$READER" 2>/dev/null
+}
+
+no_window_is_open()
+{
+	[ "$(pg_counter windows_open)" = 0 ]
+}
+
+#
+# Modules that come and go
+#
+
+pg_check "parameters are listed by modinfo" \
+	test "$(modinfo -F parm "$(pg_module_file pin_guard || echo pin_guard)" | grep -cE '^(nfs|ceph):')" = 2
+pg_check "loads before nfs.ko" pg_load pin_guard
+pg_check "nfs_file_read waits for nfs.ko" target nfs_file_read "waiting for module nfs"
+pg_check "copy_page_range is attached" target copy_page_range attached
+pg_check "a second load is refused" refused "exists" pg_load pin_guard
+pg_check "NFS mounts" nfs_load
+pg_check "nfs_file_read is attached when nfs.ko comes" target nfs_file_read attached
+reads_are_kept "nfs.ko after us: reads are kept"
+for i in 1 2; do
+	pg_check "nfs.ko unloads under us ($i)" nfs_unload
+	pg_check "nfs_file_read waits again ($i)" target nfs_file_read waiting
+	nfs_load
+	reads_are_kept "nfs.ko reloaded ($i): reads are kept"
+done
+pg_check "unloads" pg_unload pin_guard
+reads_are_lost "unloaded: reads are lost"
+
+many_loads()
+{
+	for _ in 1 2 3 4 5; do
+		pg_load pin_guard && pg_unload pin_guard || return
+	done
+	pg_load pin_guard
+}
+pg_check "loads and unloads five times" many_loads
+reads_are_kept "loaded again: reads are kept"
+
+#
+# What it tells
+#
+
+echo 1 >/sys/kernel/tracing/events/pin_guard/enable
+echo >/sys/kernel/tracing/trace
+before=$(pg_counter windows_opened) pinned=$(pg_counter forks_pinned)
+forkscrew --protected >/dev/null
+echo 0 >/sys/kernel/tracing/events/pin_guard/enable
+pg_check "counters count windows" test "$(pg_counter windows_opened)" -gt "${before:-0}"
+pg_check "counters count forks that pinned" test "$(pg_counter forks_pinned)" -gt "${pinned:-0}"
+for event in window_open window_close fork; do
+	pg_check "tracepoint pin_guard_$event fires" \
+		grep -q "pin_guard_$event:" /sys/kernel/tracing/trace
+done
+head -c 1M /dev/urandom >"$MNT/file"
+pg_netem "$DELAY"
+pg_check "a window in flight is listed with its command" \
+	in_flight dd "if=$MNT/file" of=/dev/null bs=4k iflag=direct
+
+#
+# I/O in flight at the wrong time
+#
+
+rmmod_is_refused()
+{
+	refused "in use|busy|temporarily unavailable" rmmod pin_guard
+}
+pg_check "rmmod with a read in flight is refused" pg_wait 5 rmmod_is_refused
+pg_loaded pin_guard || pg_load pin_guard
+kill_reader
+pg_check "kill -9 with a read in flight closes the window" pg_wait 10 no_window_is_open
+for io in libaio io_uring; do
+	pg_check "a window of $io is listed" \
+		in_flight "$PG_HERE/forkscrew" -i $io -c fork -n 100 "$MNT"
+	kill_reader
+	pg_check "kill -9 with $io in flight closes the windows" pg_wait 10 no_window_is_open
+done
+pg_netem_off
+
+# Reads of a file that is known go on while we come and go.
+sum=$(sha256sum <"$MNT/file")
+# shellcheck disable=SC2016 # of the inner shell
+timeout 200 bash -c 'while [ ! -e "$2" ]; do
+	came=$(dd if="$0" bs=64k iflag=direct 2>/dev/null | sha256sum)
+	[ "$came" = "$1" ] || { echo "# expected $1, came $came"; exit 1; }
+done' "$MNT/file" "$sum" "$PG_RUN/stop" &
+READER=$!
+come_and_go()
+{
+	for _ in 1 2 3 4 5 6; do
+		pg_wait 10 pg_unload pin_guard 2>/dev/null || return
+		sleep 0.2
+		pg_load pin_guard || return
+		sleep 0.2
+	done
+}
+pg_check "unloads and loads under load" come_and_go
+touch "$PG_RUN/stop"
+pg_check "the reads under load came right" wait "$READER"
+reads_are_kept "after the load: reads are kept"
+
+#
+# Others who redirect
+#
+
+ftrace_off()
+{
+	bash -c "echo 0 >$FTRACE"
+}
+pg_check "kernel.ftrace_enabled=0 is refused" refused "busy|permitted|invalid|error" ftrace_off
+pg_check "kernel.ftrace_enabled is still 1" grep -q 1 "$FTRACE"
+reads_are_kept "after ftrace_enabled=0: reads are kept"
+
+if ! pg_have test_klp_nfs; then
+	for t in "a livepatch on us is refused" "reads are kept after it" \
+		 "loading on a livepatch is refused" "the log names nfs_file_read" \
+		 "nfs=0 loads on a livepatch" "loads when the livepatch is gone"; do
+		pg_skip "$t" "no test_klp_nfs.ko: build test_modules with KDIR"
+	done
+else
+	pg_check "a livepatch on us is refused" refused "busy" pg_load test_klp_nfs
+	reads_are_kept "reads are kept after it"
+	pg_unload pin_guard
+	pg_load test_klp_nfs
+	pg_check "loading on a livepatch is refused" refused "busy" pg_load pin_guard
+	pg_check "the log names nfs_file_read" log_says nfs_file_read
+	pg_check "nfs=0 loads on a livepatch" pg_load pin_guard nfs=0
+	pg_unload pin_guard
+	klp_gone()
+	{
+		echo 0 >/sys/kernel/livepatch/test_klp_nfs/enabled
+		pg_unload test_klp_nfs
+	} 2>/dev/null
+	pg_wait 30 klp_gone
+	pg_check "loads when the livepatch is gone" pg_load pin_guard
+fi
+pg_unload pin_guard
+
+#
+# Targets that are turned off
+#
+
+pg_load pin_guard nfs=0 ceph=0
+pg_check "nfs=0 turns nfs_file_read off" target nfs_file_read off
+pg_check "ceph=0 turns ceph_read_iter off" target ceph_read_iter off
+reads_are_lost "nfs=0: reads are lost"
+pg_unload pin_guard
+
+nfs_unload
+health_end
+pg_finish
