@@ -26,7 +26,8 @@ help:
 ifdef KDIR
 modules modules_install:
 	@args=$$(tools/check-tree '$(KDIR)') && \
-	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)' $$args CONFIG_DEBUG_INFO_BTF_MODULES= $@
+	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)' $$args CONFIG_DEBUG_INFO_BTF_MODULES= $@ && \
+	echo "pin_guard: $@: $$(cat '$(KDIR)/include/config/kernel.release'):" $$(sed 's/o$$/ko/' modules.order)
 
 # With the flags that kbuild gave to rustc.
 rustdoc: modules
@@ -62,10 +63,10 @@ vm: modules
 clean:
 	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
 		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.rsi' \
-		-o -name '*_generated.h' -o -name modules.order -o -name Module.symvers \
+		-o -name '*_generated.h' -o -name '*.long-type-*.txt' -o -name modules.order -o -name Module.symvers \
 		-o -name .module-common.o \) -type f -exec rm -f {} +
-	@if [ -e selftests/Makefile ]; then rm -f $$(cat selftests/.gitignore 2>/dev/null | sed 's|^/*|selftests/|'); fi
-	@rm -rf out .tmp_versions
+	@cd selftests && rm -f $$(sed -n 's/^TEST_GEN_PROGS := //p' Makefile)
+	@rm -rf out
 
 clean-cache:
 	@$(SANDBOX) clean

@@ -288,6 +288,6 @@ int main(int argc, char **argv)
 	else if (argc == 2 && !strcmp(argv[1], "clock"))
 		bench_clock();
 	else
-		errx(2, "see the head of bench.c");
+		errx(2, "usage: see the head of the source");
 	return 0;
 }

@@ -12,7 +12,7 @@
 HERE=$(dirname "$(readlink -f "$0")")
 : "${KSFT:=${KDIR:+$KDIR/tools/testing/selftests}}"
 export KSFT
-# shellcheck source=../selftests/lib.sh
+# shellcheck source-path=SCRIPTDIR source=../selftests/lib.sh
 . "$HERE/../selftests/lib.sh"
 
 pg_isolate "$@"

@@ -33,6 +33,7 @@ extern "C" {
     pub(crate) fn pin_guard_iter_iov_addr(iter: *const bindings::iov_iter) -> *mut c_void;
     pub(crate) fn pin_guard_iter_iov_len(iter: *const bindings::iov_iter) -> usize;
 
+    pub(crate) fn pin_guard_untagged_addr(addr: c_ulong) -> c_ulong;
     pub(crate) fn pin_guard_mmap_lock_speculate_try_begin(
         mm: *mut bindings::mm_struct,
         seq: *mut c_uint,

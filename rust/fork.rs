@@ -19,10 +19,7 @@ use kernel::{
     bindings, fmt,
     mm::virt::{flags, VmaRef},
     prelude::*,
-    sync::{
-        atomic::{Atomic, Relaxed},
-        barrier::smp_mb,
-    },
+    sync::atomic::{Atomic, Relaxed},
     time::{Instant, Monotonic},
 };
 
@@ -68,8 +65,6 @@ unsafe impl Target for CopyPageRange {
         if first {
             FORKS_SEEN.add(1, Relaxed);
         }
-        // F2 in window.rs.
-        smp_mb();
         window::any(mm) && is_copied(src)
     }
 }
@@ -119,15 +114,15 @@ unsafe extern "C" fn copy_page_range(dst: *mut Vma, src: *mut Vma) -> c_int {
 ///
 /// # Safety
 ///
-/// `src` is a VMA of the current mm, whose mmap lock is held for write.
+/// `src` is a VMA whose mmap lock is held for write.
 unsafe fn pin_windows(dst: *mut Vma, src: *mut Vma) -> Result<Pins> {
     // SAFETY: By the safety requirements.
     let (vma, mm, child) = unsafe { (VmaRef::from_raw(src), (*src).vm_mm, (*dst).vm_mm) };
     let mut pins = Pins::new();
     let ranges = window::within(mm, vma.start()..vma.end())?;
     for range in ranges.iter() {
-        // SAFETY: The mmap lock is held; a fork copies the current mm.
-        let missing = unsafe { pins.pin_present(range) }?;
+        // SAFETY: The mmap lock is held.
+        let missing = unsafe { pins.pin_present(mm, range) }?;
         PAGES_MISSING.add(missing, Relaxed);
     }
     if !pins.runs().is_empty() && window::first_copy(mm, child as usize, vma.start()) {

@@ -8,6 +8,7 @@
 #include <linux/ftrace.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <linux/uaccess.h>
 #include <linux/uio.h>
 
 #include "helpers.h"
@@ -42,6 +43,11 @@ size_t pin_guard_iter_iov_len(const struct iov_iter *iter)
 	return iter_iov_len(iter);
 }
 
+unsigned long pin_guard_untagged_addr(unsigned long addr)
+{
+	return untagged_addr(addr);
+}
+
 bool pin_guard_mmap_lock_speculate_try_begin(struct mm_struct *mm, unsigned int *seq)
 {
 	return mmap_lock_speculate_try_begin(mm, seq);
@@ -74,6 +80,8 @@ noinline int pin_guard_copy_page_range(struct vm_area_struct *dst_vma,
 	WARN_ON_ONCE(1);
 	return -ENOMEM;
 }
+
+/* These two differ, or the compiler makes them one. */
 
 noinline ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to)
 {

@@ -21,6 +21,7 @@ bool pin_guard_user_backed_iter(const struct iov_iter *iter);
 void __user *pin_guard_iter_iov_addr(const struct iov_iter *iter);
 size_t pin_guard_iter_iov_len(const struct iov_iter *iter);
 
+unsigned long pin_guard_untagged_addr(unsigned long addr);
 bool pin_guard_mmap_lock_speculate_try_begin(struct mm_struct *mm, unsigned int *seq);
 int pin_guard_mmap_read_lock_killable(struct mm_struct *mm);
 

@@ -16,6 +16,10 @@
 //! *run* is physically contiguous memory within one folio; a *target* is a kernel function that is
 //! redirected to one of ours.
 
+// The ftrace callback of `remap.rs` takes a spin lock.
+#[cfg(CONFIG_PREEMPT_RT)]
+compile_error!("pin_guard: PREEMPT_RT kernels are not supported");
+
 mod debugfs;
 mod ffi;
 mod folio;

@@ -17,7 +17,7 @@ impl ModuleRef {
     /// Takes a reference, unless the module is being unloaded. Any context.
     pub fn try_get(module: &'static ThisModule) -> Option<Self> {
         // SAFETY: The module is valid by the type's invariants.
-        unsafe { bindings::try_module_get(module.as_ptr()) }.then_some(Self(module))
+        unsafe { bindings::try_module_get(module.as_ptr()) }.then(|| Self(module))
     }
 
     /// Takes a reference on this module on behalf of one that uses it, and so keeps it loaded.

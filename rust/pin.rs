@@ -26,8 +26,6 @@ mod sealed {
 pub trait Direction: sealed::Sealed + Send + Sync + 'static {
     #[doc(hidden)]
     const GUP_FLAGS: u32;
-    #[doc(hidden)]
-    const DIRTIES: bool;
 }
 
 /// The device reads the user's pages.
@@ -39,13 +37,11 @@ pub struct Dest;
 impl sealed::Sealed for Source {}
 impl Direction for Source {
     const GUP_FLAGS: u32 = 0;
-    const DIRTIES: bool = false;
 }
 
 impl sealed::Sealed for Dest {}
 impl Direction for Dest {
     const GUP_FLAGS: u32 = bindings::FOLL_WRITE;
-    const DIRTIES: bool = true;
 }
 
 /// Physically contiguous bytes within one folio.
@@ -299,14 +295,7 @@ impl Pins {
 
     /// Pins the pages of `len` bytes of user memory at `addr`, of the current task.
     fn pin_user(addr: usize, len: usize, gup_flags: u32) -> Result<Self> {
-        let last = addr
-            .checked_add(len)
-            .ok_or(EINVAL)?
-            .checked_sub(1)
-            .ok_or(EINVAL)?;
-        if len == 0 {
-            return Err(EINVAL);
-        }
+        let mut more = count_pages(addr, len)?;
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
         }
@@ -314,7 +303,6 @@ impl Pins {
         let mut offset = addr % PAGE_SIZE;
         let mut at = addr - offset;
         let mut left = len;
-        let mut more = (last >> PAGE_SHIFT) - (addr >> PAGE_SHIFT) + 1;
         let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while more != 0 {
             let want = more.min(CHUNK);
@@ -339,37 +327,49 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Pins what is there of `range`, whole pages of the current mm, for the copy by a fork. Returns
-    /// the number of pages that were not there.
+    /// Pins what is there of `range`, whole pages of `mm`, for the copy by a fork. Returns the number of
+    /// pages that were not there.
     ///
-    /// Without FOLL_WRITE: pages that were made read-only since (mprotect, userfaultfd-wp) must be
-    /// pinned, too; FOLL_FORCE lets the lookup pass a PROT_NONE VMA.
+    /// As for another process, so that the protection keys of the thread that forks do not matter. Without
+    /// FOLL_WRITE, as pages that were made read-only since (mprotect, userfaultfd-wp) must be pinned, too;
+    /// FOLL_FORCE passes a PROT_NONE VMA.
     ///
     /// Errors: ENOMEM; EINTR if the task is killed.
     ///
     /// # Safety
     ///
-    /// The mmap lock of the current mm is held.
-    pub(crate) unsafe fn pin_present(&mut self, range: &Range<usize>) -> Result<usize> {
+    /// The mmap lock of `mm` is held.
+    pub(crate) unsafe fn pin_present(
+        &mut self,
+        mm: *mut bindings::mm_struct,
+        range: &Range<usize>,
+    ) -> Result<usize> {
         let mut missing = 0;
         let mut at = range.start;
         let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while at < range.end {
             let more = (range.end - at) >> PAGE_SHIFT;
-            let want = more.min(CHUNK);
-            // SAFETY: `pages` has room for `want` pages, and the mmap lock is held.
+            // SAFETY: `pages` has room for that many pages, and the mmap lock is held.
             let got = unsafe {
-                bindings::pin_user_pages(at, want, bindings::FOLL_FORCE, pages.as_mut_ptr().cast())
+                bindings::pin_user_pages_remote(
+                    mm,
+                    at,
+                    more.min(CHUNK),
+                    bindings::FOLL_FORCE,
+                    pages.as_mut_ptr().cast(),
+                    ptr::null_mut(),
+                )
             };
-            match to_count(got) {
+            // No page for no reason: fail, do not go on without it.
+            match if got == 0 { Err(ENOMEM) } else { to_count(got) } {
                 Ok(got) => {
                     let len = got * PAGE_SIZE;
                     // SAFETY: The pins of the first `got` pages are ours.
                     unsafe { self.push(&pages, got, 0, len, more - got) }?;
                     at += len;
                 }
-                // Never touched or unmapped since: no device's target.
-                Err(EFAULT) => {
+                // Unmapped since, or memory without pages: no device's target.
+                Err(EFAULT | EEXIST) => {
                     missing += 1;
                     at += PAGE_SIZE;
                 }
@@ -459,6 +459,12 @@ fn contiguous(pages: &[*mut bindings::page]) -> usize {
     n
 }
 
+/// The number of pages that `len` bytes at `addr` touch. EINVAL for no length or beyond the address space.
+fn count_pages(addr: usize, len: usize) -> Result<usize> {
+    let last = len.checked_sub(1).and_then(|less| addr.checked_add(less));
+    Ok((last.ok_or(EINVAL)? >> PAGE_SHIFT) - (addr >> PAGE_SHIFT) + 1)
+}
+
 /// What a lookup of pages returned: a count, or an errno. None at all is EFAULT.
 fn to_count(ret: isize) -> Result<usize> {
     match ret {
@@ -475,6 +481,7 @@ fn to_count(ret: isize) -> Result<usize> {
 struct Deferred {
     pins: Pins,
     dirties: bool,
+    charge: Option<Charge>,
     module: Option<ModuleRef>,
     #[pin]
     work: Work<Self>,
@@ -490,6 +497,7 @@ impl Deferred {
             pin_init!(Self {
                 pins: Pins::new(),
                 dirties,
+                charge: None,
                 module: None,
                 work <- new_work!("pin_guard_release"),
             }),
@@ -509,6 +517,7 @@ impl WorkItem for Deferred {
         } else {
             drop(pins);
         }
+        drop(this.charge.take());
         drop(this.module.take());
     }
 }
@@ -522,9 +531,11 @@ unsafe impl Send for Charge {}
 unsafe impl Sync for Charge {}
 
 impl Charge {
-    /// Charges `bytes` to the current user. Errors: ENOMEM over the limit.
-    fn new(bytes: usize) -> Result<Self> {
+    /// Charges the pages to the current user, two at least. Errors: ENOMEM over the limit.
+    fn new(pages: usize) -> Result<Self> {
         let mut charge = Self(pin_init::zeroed());
+        // It adds two pages for what is not aligned, and takes no bytes for no charge.
+        let bytes = (pages.saturating_sub(2) << PAGE_SHIFT).max(1);
         // SAFETY: A zeroed `mmpin` has no charge yet.
         match unsafe { bindings::mm_account_pinned_pages(&mut charge.0, bytes) } {
             0 => Ok(charge),
@@ -538,6 +549,119 @@ impl Drop for Charge {
     fn drop(&mut self) {
         // SAFETY: Undoes the charge of `new`, once.
         unsafe { bindings::mm_unaccount_pinned_pages(&mut self.0) };
+    }
+}
+
+/// What a [`PinGuard`] holds, whatever its direction.
+struct Held {
+    pins: Pins,
+    len: usize,
+    /// Whether the pages are dirtied on release.
+    dirties: bool,
+    /// `Some` if the release may have to sleep: to dirty pages of files, or to free memory.
+    deferred: Option<Pin<KBox<Deferred>>>,
+    charge: Option<Charge>,
+}
+
+impl Held {
+    fn user(addr: usize, len: usize, gup_flags: u32, charge: Option<Charge>) -> Result<Self> {
+        Self::new(
+            Pins::pin_user(addr, len, gup_flags)?,
+            len,
+            gup_flags,
+            charge,
+        )
+    }
+
+    /// Pins what is left of `iter`, `max` bytes at most, and advances it by that if it succeeds.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is a valid `iov_iter`, and if it is user-backed, on memory of the current task.
+    unsafe fn extract(iter: *mut bindings::iov_iter, max: usize, gup_flags: u32) -> Result<Self> {
+        // SAFETY: By the safety requirements.
+        let (pins, len) = unsafe { Pins::extract(iter, max) }?;
+        Self::new(pins, len, gup_flags, None).inspect_err(|_| {
+            // SAFETY: `iter` has been advanced by `len` bytes.
+            unsafe { bindings::iov_iter_revert(iter, len) }
+        })
+    }
+
+    fn new(pins: Pins, len: usize, gup_flags: u32, charge: Option<Charge>) -> Result<Self> {
+        let dirties = gup_flags & bindings::FOLL_WRITE != 0;
+        let deferred = if (dirties && pins.any_file) || pins.runs.free_sleeps() {
+            Some(Deferred::new(dirties)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            pins,
+            len,
+            dirties,
+            deferred,
+            charge,
+        })
+    }
+
+    /// May sleep.
+    fn release(&mut self) {
+        let pins = mem::replace(&mut self.pins, Pins::new());
+        if self.dirties {
+            pins.unpin_dirty();
+        }
+    }
+
+    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len` bytes,
+    /// where it is mapped, and how long it is.
+    fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
+        if offset.checked_add(len).ok_or(EINVAL)? > self.len {
+            return Err(EINVAL);
+        }
+        let mut skip = offset;
+        let mut done = 0;
+        for run in self.pins.runs() {
+            if skip >= run.len() {
+                skip -= run.len();
+                continue;
+            }
+            let end = run.offset() + run.len();
+            let mut at = run.offset() + skip;
+            skip = 0;
+            while at < end && done < len {
+                let in_page = at % PAGE_SIZE;
+                let part = (PAGE_SIZE - in_page).min(end - at).min(len - done);
+                // SAFETY: The page is one of the run's, so it is pinned. The mapping is undone in
+                // this thread, in reverse order.
+                unsafe {
+                    let page = run.0.bv_page.add(at >> PAGE_SHIFT);
+                    let mapped = bindings::kmap_local_page(page);
+                    f(done, mapped.cast::<u8>().add(in_page), part);
+                    bindings::kunmap_local(mapped);
+                }
+                at += part;
+                done += part;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let dirty = !self.dirties || self.pins.runs().iter().all(Run::try_dirty);
+        if dirty && !self.pins.runs.free_sleeps() {
+            return;
+        }
+        let Some(mut deferred) = self.deferred.take() else {
+            return;
+        };
+        {
+            let deferred = deferred.as_mut().project();
+            mem::swap(deferred.pins, &mut self.pins);
+            *deferred.charge = self.charge.take();
+            *deferred.module = Some(ModuleRef::for_client());
+        }
+        workqueue::system_long().enqueue(deferred);
     }
 }
 
@@ -566,11 +690,7 @@ impl Drop for Charge {
 /// }
 /// ```
 pub struct PinGuard<D: Direction> {
-    pins: Pins,
-    len: usize,
-    /// `Some` if the release may have to sleep: to dirty pages of files, or to free memory.
-    deferred: Option<Pin<KBox<Deferred>>>,
-    _charge: Option<Charge>,
+    held: Held,
     _direction: PhantomData<D>,
 }
 
@@ -581,39 +701,37 @@ impl<D: Direction> PinGuard<D> {
     ///
     /// Errors, with nothing kept: EINVAL for no length or a range beyond the address space; EFAULT if a
     /// page is not mapped, is not writable ([`Dest`]), or there is no user memory (kernel threads);
-    /// ENOMEM; EINTR if killed.
+    /// ENOMEM; EINTR or EAGAIN if killed.
     pub fn new(addr: usize, len: usize) -> Result<Self> {
-        Self::with_pins(Pins::pin_user(addr, len, D::GUP_FLAGS)?, len, None)
+        Held::user(addr, len, D::GUP_FLAGS, None).map(Self::from_held)
     }
 
     /// As [`PinGuard::new`], for pins that last as long as user space wishes (FOLL_LONGTERM).
     ///
     /// The pages are migrated out of movable memory first, and charged to the user's RLIMIT_MEMLOCK: over
-    /// that ENOMEM, unless the task has CAP_IPC_LOCK. Pages of files that need writeback give EFAULT.
+    /// that ENOMEM, unless the task has CAP_IPC_LOCK. Pages of files that need
+    /// writeback give EFAULT for a [`Dest`], files on DAX EOPNOTSUPP.
     pub fn long_term(addr: usize, len: usize) -> Result<Self> {
-        let charge = Charge::new(len)?;
-        let pins = Pins::pin_user(addr, len, D::GUP_FLAGS | bindings::FOLL_LONGTERM)?;
-        Self::with_pins(pins, len, Some(charge))
+        let flags = D::GUP_FLAGS | bindings::FOLL_LONGTERM;
+        Held::user(
+            addr,
+            len,
+            flags,
+            Some(Charge::new(count_pages(addr, len)?)?),
+        )
+        .map(Self::from_held)
     }
 
-    fn with_pins(pins: Pins, len: usize, charge: Option<Charge>) -> Result<Self> {
-        let deferred = if (D::DIRTIES && pins.any_file) || pins.runs.free_sleeps() {
-            Some(Deferred::new(D::DIRTIES)?)
-        } else {
-            None
-        };
-        Ok(Self {
-            pins,
-            len,
-            deferred,
-            _charge: charge,
+    fn from_held(held: Held) -> Self {
+        Self {
+            held,
             _direction: PhantomData,
-        })
+        }
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.len
+        self.held.len
     }
 
     /// Never: a guard holds at least a byte.
@@ -623,12 +741,12 @@ impl<D: Direction> PinGuard<D> {
 
     /// Number of pins held: one a page, also where the memory is huge pages.
     pub fn pages(&self) -> usize {
-        self.pins.pages()
+        self.held.pins.pages()
     }
 
     /// The memory, in order, as folio-contiguous runs: a 2 MiB huge page is one.
     pub fn runs(&self) -> &[Run] {
-        self.pins.runs()
+        self.held.pins.runs()
     }
 
     /// Copies `out.len()` bytes from `offset` bytes into the memory on to `out`. Does not sleep.
@@ -636,7 +754,7 @@ impl<D: Direction> PinGuard<D> {
     /// Errors: EINVAL beyond the end.
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result {
         let base = out.as_mut_ptr();
-        self.walk(offset, out.len(), |at, user, len| {
+        self.held.walk(offset, out.len(), |at, user, len| {
             // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked for. The
             // user may write meanwhile; a raw copy takes what it finds.
             unsafe { ptr::copy_nonoverlapping(user.cast_const(), base.add(at), len) }
@@ -645,44 +763,7 @@ impl<D: Direction> PinGuard<D> {
 
     /// Releases the pins on the spot. May sleep.
     pub fn release(mut self) {
-        let pins = mem::replace(&mut self.pins, Pins::new());
-        if D::DIRTIES {
-            pins.unpin_dirty();
-        }
-    }
-
-    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len` bytes,
-    /// where it is mapped, and how long it is.
-    fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
-        if offset.checked_add(len).ok_or(EINVAL)? > self.len {
-            return Err(EINVAL);
-        }
-        let mut skip = offset;
-        let mut done = 0;
-        for run in self.runs() {
-            if skip >= run.len() {
-                skip -= run.len();
-                continue;
-            }
-            let end = run.offset() + run.len();
-            let mut at = run.offset() + skip;
-            skip = 0;
-            while at < end && done < len {
-                let in_page = at % PAGE_SIZE;
-                let part = (PAGE_SIZE - in_page).min(end - at).min(len - done);
-                // SAFETY: The page is one of the run's, so it is pinned. The mapping is undone in
-                // this thread, in reverse order.
-                unsafe {
-                    let page = run.0.bv_page.add(at >> PAGE_SHIFT);
-                    let mapped = bindings::kmap_local_page(page);
-                    f(done, mapped.cast::<u8>().add(in_page), part);
-                    bindings::kunmap_local(mapped);
-                }
-                at += part;
-                done += part;
-            }
-        }
-        Ok(())
+        self.held.release();
     }
 }
 
@@ -691,7 +772,7 @@ impl PinGuard<Dest> {
     ///
     /// Errors: EINVAL beyond the end.
     pub fn write(&self, offset: usize, data: &[u8]) -> Result {
-        self.walk(offset, data.len(), |at, user, len| {
+        self.held.walk(offset, data.len(), |at, user, len| {
             // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked for. The
             // memory is the user's, who may use it meanwhile; it is nobody's `&` or `&mut`.
             unsafe { ptr::copy_nonoverlapping(data.as_ptr().add(at), user, len) }
@@ -704,8 +785,7 @@ impl PinGuard<Dest> {
     /// on user memory (its pages are not for us to pin); else as [`PinGuard::new`].
     pub fn from_iter(iter: &mut IovIterDest<'_>, max: usize) -> Result<Self> {
         // SAFETY: The iterator is valid by its invariants.
-        let (pins, len) = unsafe { Pins::extract(iter.as_raw(), max) }?;
-        Self::with_pins(pins, len, None)
+        unsafe { Held::extract(iter.as_raw(), max, Dest::GUP_FLAGS) }.map(Self::from_held)
     }
 }
 
@@ -715,25 +795,6 @@ impl PinGuard<Source> {
     /// Errors: as for a [`Dest`].
     pub fn from_iter(iter: &mut IovIterSource<'_>, max: usize) -> Result<Self> {
         // SAFETY: The iterator is valid by its invariants.
-        let (pins, len) = unsafe { Pins::extract(iter.as_raw(), max) }?;
-        Self::with_pins(pins, len, None)
-    }
-}
-
-impl<D: Direction> Drop for PinGuard<D> {
-    fn drop(&mut self) {
-        let dirty = !D::DIRTIES || self.runs().iter().all(Run::try_dirty);
-        if dirty && !self.pins.runs.free_sleeps() {
-            return;
-        }
-        let Some(mut deferred) = self.deferred.take() else {
-            return;
-        };
-        {
-            let deferred = deferred.as_mut().project();
-            mem::swap(deferred.pins, &mut self.pins);
-            *deferred.module = Some(ModuleRef::for_client());
-        }
-        workqueue::system_long().enqueue(deferred);
+        unsafe { Held::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_held)
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Route<F> {
 ///
 /// # Safety
 ///
+/// If there is a route:
+///
 /// - `Function` is the type of the kernel function called `NAME`.
 /// - The stand-in is a traceable function of this module that nobody calls but the replacement.
 /// - The replacement starts with [`ModuleRef::adopt`] and keeps the reference, or a clone of it, until its

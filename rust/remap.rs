@@ -30,9 +30,10 @@ unsafe impl Target for CopyVma {
         // SAFETY: mremap() passes a VMA of an mm that it holds the lock of.
         let (vma, mm, pgoff) = unsafe { (VmaRef::from_raw(*vma), (**vma).vm_mm, (**vma).vm_pgoff) };
         if window::any(mm) {
-            let (to, len) = (args.number(1), args.number(2));
             let from = vma.start() + ((args.number(3) - pgoff) << PAGE_SHIFT);
-            window::follow(mm, from..from + len, to);
+            // The new length may be more than there was.
+            let end = vma.end().min(from + args.number(2));
+            window::follow(mm, from..end, args.number(1));
         }
         false
     }

@@ -6,7 +6,8 @@
 //! It stands in front of their `read_iter` methods: `nfs_file_read()` (`fs/nfs/file.c`) and
 //! `ceph_read_iter()` (`fs/ceph/file.c`). The window closes when the data is there: on return for a
 //! synchronous call, in the completion for an asynchronous one, which gets a shadow kiocb (as in
-//! `fs/backing-file.c`). Writes need no window: a fork leaves the old page as write() was given it.
+//! `fs/backing-file.c`). Writes need no window: whoever writes to the page next gets a new one, and the old
+//! one stays as write() was given it (but for private hugetlb memory, see Documentation/administration.rst).
 
 use crate::{
     ffi::*,

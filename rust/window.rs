@@ -75,7 +75,7 @@ impl Segments {
             // SAFETY: `at` is a valid, user-backed `iov_iter`, not beyond its last segment.
             let (addr, len, left) = unsafe {
                 (
-                    pin_guard_iter_iov_addr(&at) as usize,
+                    untagged(pin_guard_iter_iov_addr(&at) as usize),
                     pin_guard_iter_iov_len(&at),
                     at.__bindgen_anon_1.__bindgen_anon_1.as_ref().count,
                 )
@@ -95,6 +95,12 @@ impl Segments {
             unsafe { bindings::iov_iter_advance(&mut at, len) };
         }
     }
+}
+
+/// The address that VMAs go by: user pointers may have tags (x86 LAM, arm64 TBI).
+fn untagged(addr: usize) -> usize {
+    // SAFETY: Any address will do.
+    unsafe { pin_guard_untagged_addr(addr) }
 }
 
 /// What the registry keeps of an open window.
@@ -208,6 +214,7 @@ impl Window {
     /// Waits for a fork of this mm that is under way. May sleep. Errors: EINVAL for no length or a range
     /// beyond the address space; EFAULT in a kernel thread without mm; ENOMEM; EINTR if killed.
     pub fn open(addr: usize, len: usize) -> Result<Self> {
+        let addr = untagged(addr);
         let end = addr.checked_add(len).filter(|_| len != 0).ok_or(EINVAL)?;
         Self::with_segments(Segments::One(addr..end), true)
     }
@@ -309,10 +316,10 @@ impl Drop for Window {
     }
 }
 
-/// Whether `mm` may have windows. Runs in an ftrace callback.
-///
-/// F2 of the proof above is the caller's.
+/// Whether `mm`, whose mmap lock is held for write, may have windows. Runs in an ftrace callback.
 pub(crate) fn any(mm: *const bindings::mm_struct) -> bool {
+    // F2 of the proof above.
+    smp_mb();
     bucket(mm).count.load(Relaxed) != 0
 }
 
@@ -374,8 +381,8 @@ pub(crate) fn within(
 /// Has the windows of `mm` follow their pages from `from` to `to`. Runs in an ftrace callback, with the
 /// mmap lock held for write.
 ///
-/// A window has room for one more range. What moves to several places is covered from the lowest to the
-/// highest of them, which pins too much at worst.
+/// A window has room for one more range. What is moved in parts, to several places, is covered from the
+/// lowest to the highest of them, which pins too much at worst.
 pub(crate) fn follow(mm: *const bindings::mm_struct, from: Range<usize>, to: usize) {
     let open = bucket(mm).open.lock();
     for entry in open
@@ -383,7 +390,13 @@ pub(crate) fn follow(mm: *const bindings::mm_struct, from: Range<usize>, to: usi
         .iter()
         .filter(|w| w.mm.as_raw().cast_const() == mm)
     {
-        let mut moved = entry.moved();
+        let before = entry.moved();
+        // What moves on as a whole leaves nothing behind.
+        let mut moved = if from.start <= before.start && before.end <= from.end {
+            0..0
+        } else {
+            before
+        };
         for range in entry.ranges() {
             let (start, end) = (range.start.max(from.start), range.end.min(from.end));
             if start < end {

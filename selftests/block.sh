@@ -7,7 +7,7 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-DELAY_MS=200
+DELAY_MS=400
 IMAGE_MB=320	# the smallest that mkfs.xfs takes is 300
 FILESYSTEMS=(ext4 xfs)
 NAME=pin_guard_delay

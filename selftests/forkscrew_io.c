@@ -203,7 +203,7 @@ static void uring_submit(struct io *io)
 	struct io_uring_sqe *sqe = u->sqe;
 	unsigned int tail = *u->sq_tail;
 
-	if (io->kind->flavour == URING_FIXED && !u->registered) {
+	if (io->kind->flavour == URING_FIXED) {
 		struct iovec area = { .iov_base = m->base, .iov_len = m->kind->size };
 
 		if (syscall(SYS_io_uring_register, u->fd, IORING_REGISTER_BUFFERS, &area, 1))
@@ -247,6 +247,9 @@ static void uring_wait(struct io *io)
 			bad("io_uring_enter: %s", strerror(errno));
 	io->result = u->cqe[*u->cq_head & u->cq_mask].res;
 	__atomic_store_n(u->cq_head, *u->cq_head + 1, __ATOMIC_RELEASE);
+	if (u->registered)
+		syscall(SYS_io_uring_register, u->fd, IORING_UNREGISTER_BUFFERS, NULL, 0);
+	u->registered = false;
 }
 
 /* /dev/pin_guard_dma: a request per segment */

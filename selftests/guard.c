@@ -546,9 +546,9 @@ TEST_F(device, longterm_pins_are_charged)
 			_exit(6);
 		if (wait_for(fd, id, &w) || w.result != 48 << 10)
 			_exit(7);
-		/* And the charge is given back, though not before the answer. */
+		/* And the charge is given back, if not before the answer. */
 		for (tries = 0; tries < 40; tries++) {
-			if (!transfer(fd, p, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM,
+			if (!transfer(fd, p, 48 << 10, PIN_GUARD_DMA_PIN_LONGTERM,
 				      PIN_GUARD_DMA_FILL, &w))
 				break;
 			usleep(50000);
