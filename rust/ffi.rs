@@ -18,6 +18,10 @@ extern "C" {
         swap: bindings::swap_func_t,
     );
 
+    pub(crate) fn pin_guard_ftrace_regs_get_argument0(fregs: *mut bindings::ftrace_regs)
+        -> c_ulong;
+    pub(crate) fn pin_guard_ftrace_regs_get_argument1(fregs: *mut bindings::ftrace_regs)
+        -> c_ulong;
     pub(crate) fn pin_guard_ftrace_regs_get_argument(
         fregs: *mut bindings::ftrace_regs,
         n: c_uint,

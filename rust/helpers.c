@@ -15,6 +15,17 @@
 
 /* The ftrace callbacks run these: keep the function tracer out. */
 
+/* With a constant index they are a load. */
+notrace unsigned long pin_guard_ftrace_regs_get_argument0(struct ftrace_regs *fregs)
+{
+	return ftrace_regs_get_argument(fregs, 0);
+}
+
+notrace unsigned long pin_guard_ftrace_regs_get_argument1(struct ftrace_regs *fregs)
+{
+	return ftrace_regs_get_argument(fregs, 1);
+}
+
 notrace unsigned long pin_guard_ftrace_regs_get_argument(struct ftrace_regs *fregs, unsigned int n)
 {
 	return ftrace_regs_get_argument(fregs, n);

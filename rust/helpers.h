@@ -12,6 +12,8 @@ struct mm_struct;
 struct page;
 struct vm_area_struct;
 
+unsigned long pin_guard_ftrace_regs_get_argument0(struct ftrace_regs *fregs);
+unsigned long pin_guard_ftrace_regs_get_argument1(struct ftrace_regs *fregs);
 unsigned long pin_guard_ftrace_regs_get_argument(struct ftrace_regs *fregs, unsigned int n);
 void pin_guard_ftrace_regs_set_instruction_pointer(struct ftrace_regs *fregs, unsigned long ip);
 

@@ -5,7 +5,7 @@
 use crate::{ffi::*, folio::Folio, module_ref::ModuleRef};
 use core::{
     marker::PhantomData,
-    mem::{self, size_of, MaybeUninit},
+    mem::{self, MaybeUninit},
     ops::Range,
     ptr, slice,
 };
@@ -54,6 +54,16 @@ impl Direction for Dest {
 pub struct Run(bindings::bio_vec);
 
 impl Run {
+    /// INVARIANT: The callers give `len` bytes from `offset` in `page` on, of one folio, and own the pins.
+    #[inline]
+    fn new(page: *mut bindings::page, offset: usize, len: usize) -> Self {
+        Self(bindings::bio_vec {
+            bv_page: page,
+            bv_len: len as u32,
+            bv_offset: offset as u32,
+        })
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.0.bv_len as usize
@@ -70,8 +80,9 @@ impl Run {
     }
 
     /// Number of pages that the run touches.
+    #[inline]
     pub fn pages(&self) -> usize {
-        (self.offset() + self.len()).div_ceil(PAGE_SIZE)
+        (self.offset() + self.len() + PAGE_SIZE - 1) >> PAGE_SHIFT
     }
 
     /// The run as the block layer, `iov_iter_bvec()` and the DMA API take it. The pages stay pinned
@@ -80,19 +91,27 @@ impl Run {
         &self.0
     }
 
+    #[inline]
     fn folio(&self) -> Folio {
         // SAFETY: By the type invariants, the page is pinned.
         unsafe { Folio::of(self.0.bv_page) }
     }
 
-    /// Releases the pins.
+    /// Releases the pins, of anonymous memory if it is to be dirtied.
     ///
     /// # Safety
     ///
     /// Once; the caller owns the run's pins.
-    unsafe fn unpin(&self) {
+    #[inline]
+    unsafe fn unpin(&self, dirty: bool) {
+        let folio = self.folio();
         // SAFETY: By the type invariants and the safety requirements.
-        unsafe { bindings::unpin_user_folio(self.folio().as_raw(), self.pages()) };
+        unsafe {
+            if dirty && !folio.is_dirty() {
+                bindings::folio_mark_dirty(folio.as_raw());
+            }
+            bindings::unpin_user_folio(folio.as_raw(), self.pages());
+        }
     }
 
     /// Dirties the folio if that needs no lock, and says whether it is dirty now.
@@ -145,42 +164,22 @@ impl Runs {
         }
     }
 
-    /// Adds `run`; as many as `more` are to be expected after it. Gives it back if there is no memory.
-    #[inline]
-    fn push(&mut self, run: Run, more: usize) -> core::result::Result<(), Run> {
-        match self {
-            Self::Many(runs) => match runs.push_within_capacity(run) {
-                Ok(()) => Ok(()),
-                Err(full) => self.push_slow(full.0, more),
-            },
-            _ => self.push_slow(run, more),
-        }
-    }
-
-    #[cold]
-    fn push_slow(&mut self, run: Run, more: usize) -> core::result::Result<(), Run> {
-        let more = more.min(CHUNK);
-        match self {
-            Self::None => *self = Self::One(run),
-            Self::One(_) => {
-                let Ok(mut runs) = KVVec::with_capacity(more + 2, GFP_KERNEL) else {
-                    return Err(run);
-                };
-                if let Self::One(first) = mem::replace(self, Self::None) {
-                    // The capacity is there.
-                    let _ = runs.push_within_capacity(first);
-                }
-                let _ = runs.push_within_capacity(run);
-                *self = Self::Many(runs);
+    /// Makes room for `more` runs, and says where.
+    fn reserve(&mut self, more: usize) -> Result<&mut KVVec<Run>> {
+        if let Self::Many(runs) = self {
+            runs.reserve(more, GFP_KERNEL)?;
+        } else {
+            let mut runs = KVVec::with_capacity(more + 1, GFP_KERNEL)?;
+            if let Self::One(first) = mem::replace(self, Self::None) {
+                // The capacity is there.
+                let _ = runs.push_within_capacity(first);
             }
-            Self::Many(runs) => {
-                if runs.reserve(more + 1, GFP_KERNEL).is_err() {
-                    return Err(run);
-                }
-                let _ = runs.push_within_capacity(run);
-            }
+            *self = Self::Many(runs);
         }
-        Ok(())
+        match self {
+            Self::Many(runs) => Ok(runs),
+            _ => Err(ENOMEM),
+        }
     }
 }
 
@@ -222,75 +221,82 @@ impl Pins {
     }
 
     /// Takes over the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in the
-    /// first on. `more` pages at most are to come later.
+    /// first on.
     ///
-    /// Errors: ENOMEM; the pins of all the pages are taken over or released even so.
+    /// Errors: ENOMEM; the pins are released then.
     ///
     /// # Safety
     ///
     /// The first `count` of `pages` are set, and the caller owns one pin of each.
-    unsafe fn push(
-        &mut self,
-        pages: &Chunk,
-        count: usize,
-        offset: usize,
-        len: usize,
-        more: usize,
-    ) -> Result {
+    unsafe fn push(&mut self, pages: &Chunk, count: usize, offset: usize, len: usize) -> Result {
         // SAFETY: By the safety requirements.
-        let mut pages = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
-        let mut offset = offset;
-        let mut left = len;
-        // Further on, what could join has been counted in.
-        let mut joins = offset == 0 && pages.first().is_some_and(|&page| self.continues_with(page));
-        while let Some(&page) = pages.first() {
-            if !joins {
-                // SAFETY: The page is pinned.
-                let folio = unsafe { Folio::of(page) };
-                self.folio_end = folio.end();
-                self.any_file |= !folio.is_anon();
-            }
-            let in_folio = (self.folio_end as usize - page as usize) / size_of::<bindings::page>();
-            let n = match in_folio {
-                1 => 1,
-                _ => contiguous(&pages[..in_folio.min(pages.len())]),
-            };
-            let part = left.min(n * PAGE_SIZE - offset);
-            if let (true, Some(Run(last))) = (joins, self.runs.last_mut()) {
-                last.bv_len += part as u32;
-            } else {
-                // INVARIANT: The pages are of one folio; their pins have become ours.
-                let run = Run(bindings::bio_vec {
-                    bv_page: page,
-                    bv_len: part as u32,
-                    bv_offset: offset as u32,
-                });
-                if self.runs.push(run, pages.len() - n + more).is_err() {
-                    // SAFETY: These pins are ours, and in no run.
-                    unsafe { bindings::unpin_user_pages(pages.as_ptr().cast_mut(), pages.len()) };
-                    return Err(ENOMEM);
-                }
-            }
-            pages = &pages[n..];
-            offset = 0;
-            left -= part;
-            joins = false;
+        let mut fresh: &[_] = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
+        let mut len = len;
+        let folio_end = self.folio_end;
+        if let (0, Some(Run(last))) = (offset, self.continued_by(fresh)) {
+            let n = contiguous(fresh, folio_end);
+            let part = len.min(n * PAGE_SIZE);
+            last.bv_len += part as u32;
+            len -= part;
+            fresh = &fresh[n..];
+        }
+        let Some(&first) = fresh.first() else {
+            return Ok(());
+        };
+
+        // SAFETY: The page is pinned.
+        self.look_at(unsafe { Folio::of(first) });
+        if matches!(self.runs, Runs::None) && contiguous(fresh, self.folio_end) == fresh.len() {
+            self.runs = Runs::One(Run::new(first, offset, len));
+            return Ok(());
+        }
+        let Ok(runs) = self.runs.reserve(fresh.len()) else {
+            // SAFETY: These pins are ours, and in no run.
+            unsafe { bindings::unpin_user_pages(fresh.as_ptr().cast_mut(), fresh.len()) };
+            return Err(ENOMEM);
+        };
+        let old = runs.len();
+        let mut left = fresh;
+        while let Some(&page) = left.first() {
+            // SAFETY: The page is pinned.
+            let folio = unsafe { Folio::of(page) };
+            self.any_file |= !folio.is_anon();
+            self.folio_end = folio.end();
+            let n = contiguous(left, self.folio_end);
+            // The capacity is there.
+            let _ = runs.push_within_capacity(Run::new(page, 0, n * PAGE_SIZE));
+            left = &left[n..];
+        }
+        // Only the first page may start, and only the last may end, in its middle.
+        let Run(first) = &mut runs[old];
+        first.bv_offset = offset as u32;
+        first.bv_len -= offset as u32;
+        if let Some(Run(last)) = runs.last_mut() {
+            last.bv_len -= (fresh.len() * PAGE_SIZE - offset - len) as u32;
         }
         Ok(())
     }
 
-    /// Whether `page` is the next one behind the last run, in the same folio.
+    /// Notes the folio of the run that is to be the last.
     #[inline]
-    fn continues_with(&self, page: *mut bindings::page) -> bool {
-        let Some(Run(last)) = self.runs().last() else {
-            return false;
-        };
-        let end = last.bv_offset as usize + last.bv_len as usize;
-        page < self.folio_end
-            && end % PAGE_SIZE == 0
-            && page == last.bv_page.wrapping_add(end >> PAGE_SHIFT)
-            // A run's length is a u32: larger folios are cut.
-            && end <= i32::MAX as usize
+    fn look_at(&mut self, folio: Folio) {
+        self.folio_end = folio.end();
+        self.any_file |= !folio.is_anon();
+    }
+
+    /// The last run, if the first of `pages` is the next one in the same folio.
+    #[inline]
+    fn continued_by(&mut self, pages: &[*mut bindings::page]) -> Option<&mut Run> {
+        let page = *pages.first()?;
+        let folio_end = self.folio_end;
+        self.runs.last_mut().filter(|Run(last)| {
+            let end = last.bv_offset as usize + last.bv_len as usize;
+            page < folio_end
+                && end % PAGE_SIZE == 0
+                && page == last.bv_page.wrapping_add(end >> PAGE_SHIFT)
+                // A run's length is a u32: larger folios are cut.
+                && end <= i32::MAX as usize
+        })
     }
 
     /// Pins the pages of `len` bytes of user memory at `addr`, of the current task.
@@ -319,7 +325,7 @@ impl Pins {
             more -= got;
             let part = left.min(got * PAGE_SIZE - offset);
             // SAFETY: The pins of the first `got` pages are ours.
-            unsafe { pins.push(&pages, got, offset, part, more) }?;
+            unsafe { pins.push(&pages, got, offset, part) }?;
             at = at.wrapping_add(got * PAGE_SIZE);
             left -= part;
             offset = 0;
@@ -365,7 +371,7 @@ impl Pins {
                 Ok(got) => {
                     let len = got * PAGE_SIZE;
                     // SAFETY: The pins of the first `got` pages are ours.
-                    unsafe { self.push(&pages, got, 0, len, more - got) }?;
+                    unsafe { self.push(&pages, got, 0, len) }?;
                     at += len;
                 }
                 // Unmapped since, or memory without pages: no device's target.
@@ -418,7 +424,7 @@ impl Pins {
                 done += got;
                 let n = (offset + got).div_ceil(PAGE_SIZE);
                 // SAFETY: The pins of the first `n` pages are ours.
-                unsafe { pins.push(&pages, n, offset, got, (len - done).div_ceil(PAGE_SIZE)) }
+                unsafe { pins.push(&pages, n, offset, got) }
             });
             if let Err(e) = pushed {
                 // SAFETY: `iter` has been advanced by `done` bytes.
@@ -427,6 +433,15 @@ impl Pins {
             }
         }
         Ok((pins, len))
+    }
+
+    /// Releases the pins, of anonymous memory if it is to be dirtied. Any context.
+    fn unpin(&mut self, dirty: bool) {
+        let runs = mem::replace(&mut self.runs, Runs::None);
+        for run in runs.as_slice() {
+            // SAFETY: The pins of `run` are ours and no longer in `self`.
+            unsafe { run.unpin(dirty) };
+        }
     }
 
     /// Releases the pins after dirtying the pages. May sleep.
@@ -441,19 +456,17 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        for run in self.runs() {
-            // SAFETY: The pins of `run` are ours.
-            unsafe { run.unpin() };
-        }
+        self.unpin(false);
     }
 }
 
-/// How many of `pages`, which are some, are next to each other from the first on.
+/// How many of `pages`, which are some, follow each other up to `end`.
 #[inline]
-fn contiguous(pages: &[*mut bindings::page]) -> usize {
-    let first = pages[0];
+fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize {
     let mut n = 1;
-    while n < pages.len() && pages[n] == first.wrapping_add(n) {
+    let mut next = pages[0].wrapping_add(1);
+    while next != end && pages.get(n) == Some(&next) {
+        next = next.wrapping_add(1);
         n += 1;
     }
     n
@@ -648,13 +661,14 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        let Some(mut deferred) = self.deferred.take() else {
+            self.pins.unpin(self.dirties);
+            return;
+        };
         let dirty = !self.dirties || self.pins.runs().iter().all(Run::try_dirty);
         if dirty && !self.pins.runs.free_sleeps() {
             return;
         }
-        let Some(mut deferred) = self.deferred.take() else {
-            return;
-        };
         {
             let deferred = deferred.as_mut().project();
             mem::swap(deferred.pins, &mut self.pins);

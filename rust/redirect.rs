@@ -44,12 +44,20 @@ pub(crate) struct Args(*mut bindings::ftrace_regs);
 
 impl Args {
     /// The `n`th argument.
+    #[inline(always)]
     pub(crate) fn number(&self, n: u32) -> usize {
         // SAFETY: `self.0` is valid during the callback (`enter()`).
-        unsafe { pin_guard_ftrace_regs_get_argument(self.0, n) }
+        unsafe {
+            match n {
+                0 => pin_guard_ftrace_regs_get_argument0(self.0),
+                1 => pin_guard_ftrace_regs_get_argument1(self.0),
+                n => pin_guard_ftrace_regs_get_argument(self.0, n),
+            }
+        }
     }
 
     /// The `n`th argument, cast to the type of the target's parameter.
+    #[inline(always)]
     pub(crate) fn pointer<T>(&self, n: u32) -> *mut T {
         self.number(n) as *mut T
     }

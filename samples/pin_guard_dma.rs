@@ -32,6 +32,9 @@
 //! ```
 //!
 //! It prints `........` for get: the data went to a page that the process no longer has.
+//!
+//! read(2), readv(2) and so on fill their buffers at once, the byte at file position p with p % 251;
+//! write(2) and the like compare, and say EIO where a byte is another.
 
 mod get;
 mod polled_device;
@@ -39,9 +42,10 @@ mod polled_device;
 use core::mem;
 use get::GetPages;
 use kernel::{
-    fs::File,
+    fs::{File, Kiocb},
     impl_has_delayed_work,
     ioctl::_IOWR,
+    iov::{IovIterDest, IovIterSource},
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     new_delayed_work, new_mutex, new_poll_condvar,
     prelude::*,
@@ -70,6 +74,9 @@ const SUBMIT: u32 = _IOWR::<Submit>('P' as u32, 0xd0);
 const WAIT: u32 = _IOWR::<Wait>('P' as u32, 0xd1);
 
 const MAX_LEN: u64 = 64 << 20;
+
+/// How many bytes the engine moves at a time.
+const PIECE: usize = 256;
 
 /// `struct pin_guard_dma_submit`
 #[repr(C)]
@@ -147,7 +154,6 @@ impl Memory {
 
     /// What the device does: fills the memory, or sums it up.
     fn transfer(&self, len: usize, pattern: u64) -> Result<u64> {
-        const PIECE: usize = 256;
         let mut piece = [0; PIECE];
         for chunk in piece.chunks_exact_mut(8) {
             chunk.copy_from_slice(&pattern.to_le_bytes());
@@ -320,6 +326,28 @@ impl MiscDevice for Engine {
         engine.requests.lock().known.clear();
     }
 
+    fn read_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iter: &mut IovIterDest<'_>) -> Result<usize> {
+        if iter.is_empty() {
+            return Ok(0);
+        }
+        let guard = PinGuard::<Dest>::from_iter(iter, MAX_LEN as usize)?;
+        at_position(&mut kiocb, guard.len(), |offset, bytes| {
+            guard.write(offset, bytes)
+        })
+    }
+
+    fn write_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iter: &mut IovIterSource<'_>) -> Result<usize> {
+        if iter.is_empty() {
+            return Ok(0);
+        }
+        let guard = PinGuard::<Source>::from_iter(iter, MAX_LEN as usize)?;
+        at_position(&mut kiocb, guard.len(), |offset, bytes| {
+            let mut found = [0; PIECE];
+            guard.read(offset, &mut found[..bytes.len()])?;
+            (found[..bytes.len()] == *bytes).then_some(()).ok_or(EIO)
+        })
+    }
+
     fn ioctl(engine: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         let arg = UserPtr::from_addr(arg);
         match cmd {
@@ -329,6 +357,25 @@ impl MiscDevice for Engine {
         }
         Ok(0)
     }
+}
+
+/// Calls `f` with pieces of what is read or written at the position of `kiocb`: their offsets, and the
+/// bytes that belong there. Then moves the position.
+fn at_position(
+    kiocb: &mut Kiocb<'_, Arc<Engine>>,
+    len: usize,
+    mut f: impl FnMut(usize, &[u8]) -> Result,
+) -> Result<usize> {
+    let position = kiocb.ki_pos();
+    for offset in (0..len).step_by(PIECE) {
+        let mut piece = [0; PIECE];
+        for (i, byte) in piece.iter_mut().enumerate() {
+            *byte = ((position as u64).wrapping_add((offset + i) as u64) % 251) as u8;
+        }
+        f(offset, &piece[..PIECE.min(len - offset)])?;
+    }
+    *kiocb.ki_pos_mut() = position.wrapping_add(len as i64);
+    Ok(len)
 }
 
 impl PolledDevice for Engine {
