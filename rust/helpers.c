@@ -4,6 +4,7 @@
  * stand-ins that the redirection of a function needs. Declared in ffi.rs.
  */
 
+#include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/mm.h>
@@ -73,6 +74,8 @@ struct folio *pin_guard_page_folio(struct page *page)
 {
 	return page_folio(page);
 }
+/* The crate's inline functions end up in its users. */
+EXPORT_SYMBOL_GPL(pin_guard_page_folio);
 
 struct page *pin_guard_folio_end(struct folio *folio)
 {

@@ -5,7 +5,7 @@
 use crate::{ffi::*, folio::Folio, module_ref::ModuleRef};
 use core::{
     marker::PhantomData,
-    mem::{self, MaybeUninit},
+    mem::{self, size_of, MaybeUninit},
     ops::Range,
     ptr, slice,
 };
@@ -148,6 +148,7 @@ impl Runs {
     }
 
     /// Whether freeing the room may sleep: kvmalloc() may have got it from vmalloc().
+    #[inline]
     fn free_sleeps(&self) -> bool {
         match self {
             // SAFETY: This only looks at the address.
@@ -308,6 +309,16 @@ impl Pins {
         let mut pins = Self::new();
         let mut offset = addr % PAGE_SIZE;
         let mut at = addr - offset;
+        if more == 1 {
+            let mut page = ptr::null_mut();
+            // SAFETY: There is room for one page; the current task has an mm.
+            let got = unsafe { bindings::pin_user_pages_fast(at, 1, gup_flags, &mut page) };
+            to_count(got as isize)?;
+            // SAFETY: The page is pinned.
+            pins.look_at(unsafe { Folio::of(page) });
+            pins.runs = Runs::One(Run::new(page, offset, len));
+            return Ok(pins);
+        }
         let mut left = len;
         let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while more != 0 {
@@ -436,12 +447,20 @@ impl Pins {
     }
 
     /// Releases the pins, of anonymous memory if it is to be dirtied. Any context.
+    #[inline]
     fn unpin(&mut self, dirty: bool) {
-        let runs = mem::replace(&mut self.runs, Runs::None);
-        for run in runs.as_slice() {
-            // SAFETY: The pins of `run` are ours and no longer in `self`.
-            unsafe { run.unpin(dirty) };
+        match &self.runs {
+            Runs::None => return,
+            // SAFETY: The pins are ours, and forgotten below.
+            Runs::One(run) => unsafe { run.unpin(dirty) },
+            Runs::Many(runs) => {
+                for run in runs.iter() {
+                    // SAFETY: As above.
+                    unsafe { run.unpin(dirty) };
+                }
+            }
         }
+        self.runs = Runs::None;
     }
 
     /// Releases the pins after dirtying the pages. May sleep.
@@ -455,6 +474,7 @@ impl Pins {
 }
 
 impl Drop for Pins {
+    #[inline]
     fn drop(&mut self) {
         self.unpin(false);
     }
@@ -463,9 +483,23 @@ impl Drop for Pins {
 /// How many of `pages`, which are some, follow each other up to `end`.
 #[inline]
 fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize {
-    let mut n = 1;
     let mut next = pages[0].wrapping_add(1);
-    while next != end && pages.get(n) == Some(&next) {
+    if next == end {
+        return 1;
+    }
+    let most = (end as usize - pages[0] as usize) / size_of::<bindings::page>();
+    let pages = &pages[..most.min(pages.len())];
+    let mut n = 1;
+    // Four at a time: this is all that the pages of a huge page cost.
+    for four in pages[1..].chunks_exact(4) {
+        let differs = |i: usize| four[i] as usize ^ next.wrapping_add(i) as usize;
+        if differs(0) | differs(1) | differs(2) | differs(3) != 0 {
+            break;
+        }
+        next = next.wrapping_add(4);
+        n += 4;
+    }
+    while pages.get(n) == Some(&next) {
         next = next.wrapping_add(1);
         n += 1;
     }
@@ -577,6 +611,7 @@ struct Held {
 }
 
 impl Held {
+    #[inline]
     fn user(addr: usize, len: usize, gup_flags: u32, charge: Option<Charge>) -> Result<Self> {
         Self::new(
             Pins::pin_user(addr, len, gup_flags)?,
@@ -600,6 +635,7 @@ impl Held {
         })
     }
 
+    #[inline]
     fn new(pins: Pins, len: usize, gup_flags: u32, charge: Option<Charge>) -> Result<Self> {
         let dirties = gup_flags & bindings::FOLL_WRITE != 0;
         let deferred = if (dirties && pins.any_file) || pins.runs.free_sleeps() {

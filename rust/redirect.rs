@@ -198,12 +198,7 @@ impl<T: Target> Redirect<T> {
         if let Some(route) = T::ROUTE {
             // SAFETY: `T::Function` is a function pointer.
             self.turn_on_resume(unsafe { mem::transmute_copy(&route.stand_in) })
-                .inspect_err(|e| {
-                    let name = T::NAME;
-                    pr_err!(
-                        "{name}: not protected: ftrace cannot redirect functions here ({e:?})\n"
-                    );
-                })?;
+                .inspect_err(|&e| self.report(e))?;
         }
 
         *self.state.lock() = State::Waiting;
@@ -252,7 +247,7 @@ impl<T: Target> Redirect<T> {
                 "{name}: not protected: redirected already (a livepatch?), or kernel.ftrace_enabled=0\n"
             ),
             ENOENT => pr_err!("{name}: not protected: no such function to trace in this kernel\n"),
-            e => pr_err!("{name}: not protected: ftrace refuses to redirect it ({e:?})\n"),
+            e => pr_err!("{name}: not protected: ftrace cannot redirect it here ({e:?})\n"),
         }
     }
 

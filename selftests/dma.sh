@@ -18,9 +18,8 @@ pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
 pg_memory 24
 health_begin
 
-if pg_load pin_guard && pg_load pin_guard_dma; then
+if pg_load pin_guard && pg_load pin_guard_dma && pg_wait 5 test -c /dev/pin_guard_dma; then
 	ktap_test_pass "pin_guard and pin_guard_dma load"
-	pg_wait 5 test -c /dev/pin_guard_dma
 	pg_run "forkscrew control" "$PG_HERE/forkscrew" -j "$JOBS" --mode get /dev/pin_guard_dma
 	pg_run "forkscrew window" "$PG_HERE/forkscrew" -j "$JOBS" --mode window /dev/pin_guard_dma
 	pg_run "forkscrew pin" "$PG_HERE/forkscrew" -j "$JOBS" --mode pin /dev/pin_guard_dma

@@ -147,6 +147,9 @@ enum step {
 	PROTECT_READ,
 	PROTECT_NONE,
 	UNPROTECT,
+	PKEY,			/* a protection key for the memory */
+	PKEY_DENY,		/* to this thread */
+	PKEY_ALLOW,
 	DONTFORK,
 	MREMAP,
 	UNMAP_HOLE,

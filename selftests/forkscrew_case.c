@@ -70,6 +70,8 @@ const struct fork_case fork_cases[] = {
 	  { READ, PROTECT_READ, FORK, UNPROTECT, TOUCH } },
 	{ "mprotnone_fork", &mem_anon, LOSES, false,
 	  { READ, PROTECT_NONE, FORK, UNPROTECT, TOUCH } },
+	{ "pkey_fork", &mem_anon, LOSES, false,
+	  { PKEY, READ, PKEY_DENY, FORK, PKEY_ALLOW, TOUCH } },
 	{ "dontfork", &mem_anon, KEEPS, false, { DONTFORK, READ, FORK, TOUCH } },
 	{ "mremap", &mem_anon, KEEPS, false, { READ, MREMAP, TOUCH } },
 	{ "mremap_fork", &mem_anon, LOSES, false, { READ, MREMAP, FORK, TOUCH } },
@@ -118,6 +120,7 @@ struct run {
 	bool inherited;		/* a child has the memory */
 	bool in_flight;
 	int uffd;
+	int pkey;		/* or 0 */
 	int pipe[2];
 };
 
@@ -246,6 +249,9 @@ static void __noreturn child_main(struct run *r, int sock)
 	struct sight read, rest;
 	char ask;
 
+	/* PKEY_DENY is inherited. */
+	if (r->pkey)
+		pkey_set(r->pkey, 0);
 	while (recv(sock, &ask, 1, 0) == 1) {
 		switch (ask) {
 		case 'T':
@@ -414,6 +420,22 @@ static void step_protect(struct run *r, int prot)
 		bad("mprotect: %s", strerror(errno));
 }
 
+static void step_pkey(struct run *r)
+{
+	if (!r->pkey)
+		r->pkey = pkey_alloc(0, 0);
+	if (r->pkey < 0)
+		skip("no protection keys here: pkey_alloc: %s", strerror(errno));
+	if (pkey_mprotect(r->mem.base, r->mem.kind->size, PROT_READ | PROT_WRITE, r->pkey))
+		bad("pkey_mprotect: %s", strerror(errno));
+}
+
+static void step_pkey_set(struct run *r, unsigned int rights)
+{
+	if (pkey_set(r->pkey, rights))
+		bad("pkey_set: %s", strerror(errno));
+}
+
 static void step_mremap(struct run *r)
 {
 	size_t size = r->mem.kind->size;
@@ -469,6 +491,8 @@ static void step_vfork(void)
 
 	if (!pid)
 		_exit(0);
+	if (pid < 0)
+		bad("vfork: %s", strerror(errno));
 	waitpid(pid, NULL, 0);
 }
 
@@ -558,6 +582,15 @@ static void step(struct run *r, enum step s)
 		break;
 	case UNPROTECT:
 		step_protect(r, PROT_READ | PROT_WRITE);
+		break;
+	case PKEY:
+		step_pkey(r);
+		break;
+	case PKEY_DENY:
+		step_pkey_set(r, PKEY_DISABLE_ACCESS);
+		break;
+	case PKEY_ALLOW:
+		step_pkey_set(r, 0);
 		break;
 	case DONTFORK:
 		if (madvise(r->mem.base, r->mem.kind->size, MADV_DONTFORK))

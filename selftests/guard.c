@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,6 +26,7 @@
 #define UNTOUCHED	0xee
 #define SLOW_MS		300	/* long enough to act while the request is in flight */
 #define NOBODY		65534
+#define SMAPS		"/proc/self/smaps_rollup"
 
 static long pins_held(void)
 {
@@ -58,6 +60,21 @@ static long pins_left(long before)
 	for (tries = 0; tries < 100 && pins_held() != before; tries++)
 		usleep(50000);
 	return pins_held() - before;
+}
+
+/* What follows @key in a file of lines "key: number", or -1. */
+static long number_in(const char *path, const char *key)
+{
+	char line[128];
+	long n, value = -1;
+	FILE *f = fopen(path, "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), ": %ld", &n) == 1)
+			value = n;
+	if (f)
+		fclose(f);
+	return value;
 }
 
 static char *map_pages(size_t size, int flags)
@@ -325,14 +342,16 @@ TEST_F(guard, a_huge_page_is_one_run)
 	struct pin_guard_dma_wait w;
 	char *p = map_pages(2 * HUGE_SIZE, 0);
 	char *huge = (char *)(((unsigned long)p + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+	long before_kb;
 
 	if (madvise(huge, HUGE_SIZE, MADV_HUGEPAGE))
 		SKIP(return, "no transparent huge pages in this kernel");
+	before_kb = number_in(SMAPS, "AnonHugePages");
 	memset(huge, UNTOUCHED, HUGE_SIZE);
+	if (number_in(SMAPS, "AnonHugePages") < before_kb + (long)(HUGE_SIZE >> 10))
+		SKIP(return, "no transparent huge page to be had");
 	ASSERT_EQ(0, transfer(self->fd, huge, HUGE_SIZE, variant->mode, PIN_GUARD_DMA_FILL, &w));
 	EXPECT_EQ(512, w.pages);
-	if (w.runs == 512)
-		SKIP(return, "no transparent huge page to be had");
 	EXPECT_EQ(1, w.runs);
 	EXPECT_EQ(-1, first_wrong(huge, HUGE_SIZE, 0, HUGE_SIZE));
 	ASSERT_EQ(0, transfer(self->fd, huge + 100, HUGE_SIZE - 200, variant->mode,
@@ -538,17 +557,18 @@ TEST_F(device, longterm_pins_are_charged)
 		if (submit(fd, p + 1, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
 			   &id) != ENOMEM)
 			_exit(4);
-		if (submit(fd, p, 48 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, SLOW_MS,
+		/* 16 pages are just the limit, and leave no room for another byte. */
+		if (submit(fd, p, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, SLOW_MS,
 			   &id))
 			_exit(5);
-		if (submit(fd, p, 48 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
+		if (submit(fd, p + (64 << 10), 1, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
 			   &id2) != ENOMEM)
 			_exit(6);
-		if (wait_for(fd, id, &w) || w.result != 48 << 10)
+		if (wait_for(fd, id, &w) || w.result != 64 << 10)
 			_exit(7);
 		/* And the charge is given back, if not before the answer. */
 		for (tries = 0; tries < 40; tries++) {
-			if (!transfer(fd, p, 48 << 10, PIN_GUARD_DMA_PIN_LONGTERM,
+			if (!transfer(fd, p, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM,
 				      PIN_GUARD_DMA_FILL, &w))
 				break;
 			usleep(50000);
@@ -557,7 +577,7 @@ TEST_F(device, longterm_pins_are_charged)
 			_exit(8);
 		_exit(0);
 	}
-	waitpid(pid, &status, 0);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status) {
 		TH_LOG("step %d of the limited child went wrong", WEXITSTATUS(status));
 	}
@@ -565,16 +585,7 @@ TEST_F(device, longterm_pins_are_charged)
 
 static long huge_pages(const char *key)
 {
-	char line[128];
-	long n, value = -1;
-	FILE *f = fopen("/proc/meminfo", "r");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), ": %ld", &n) == 1)
-			value = n;
-	if (f)
-		fclose(f);
-	return value;
+	return number_in("/proc/meminfo", key);
 }
 
 static int set_huge_pages(long n)
@@ -655,6 +666,73 @@ TEST_F(device, destination_is_dirtied)
 	EXPECT_EQ(PAGE, pread(fd, block, PAGE, 0));
 	EXPECT_EQ(-1, first_wrong(block, PAGE, 0, PAGE));
 	close(fd);
+}
+
+/* PinGuard::from_iter, through readv(2) and writev(2): the byte at file position p is p % 251. */
+#define POSITION	1000003
+
+/* Segments of a page that starts and ends in the middle, two that meet, an empty one, and a THP. */
+static size_t segments(char *small, char *huge, struct iovec *iov)
+{
+	iov[0] = (struct iovec){ small + 100, 200 };
+	iov[1] = (struct iovec){ small + 300, PAGE };
+	iov[2] = (struct iovec){ small, 0 };
+	iov[3] = (struct iovec){ small + 3 * PAGE + 4095, PAGE + 2 };
+	iov[4] = (struct iovec){ huge, HUGE_SIZE };
+	return 200 + PAGE + PAGE + 2 + HUGE_SIZE;
+}
+
+TEST_F(device, readv_fills_each_segment_and_no_more)
+{
+	char *small = map_pages(8 * PAGE, 0), *huge = map_pages(2 * HUGE_SIZE, 0);
+	size_t i, j, len, touched = 0, at = POSITION;
+	struct iovec iov[5];
+
+	huge = (char *)(((unsigned long)huge + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+	madvise(huge, HUGE_SIZE, MADV_HUGEPAGE);
+	memset(small, UNTOUCHED, 8 * PAGE);
+	memset(huge, UNTOUCHED, HUGE_SIZE);
+	len = segments(small, huge, iov);
+	ASSERT_EQ((ssize_t)len, preadv(self->fd, iov, ARRAY_SIZE(iov), POSITION));
+	for (i = 0; i < ARRAY_SIZE(iov); i++) {
+		for (j = 0; j < iov[i].iov_len; j++, at++) {
+			unsigned char came = ((unsigned char *)iov[i].iov_base)[j];
+
+			ASSERT_EQ(at % 251, came) {
+				TH_LOG("byte %zu of segment %zu", j, i);
+			}
+		}
+	}
+	for (i = 0; i < 8 * PAGE; i++) {
+		for (j = 0; j < 4; j++)
+			if (small + i >= (char *)iov[j].iov_base &&
+			    small + i < (char *)iov[j].iov_base + iov[j].iov_len)
+				break;
+		touched += j == 4 && (unsigned char)small[i] != UNTOUCHED;
+	}
+	EXPECT_EQ(0, touched);
+
+	/* What was read is what writev() finds, and a byte that is wrong it sees. */
+	EXPECT_EQ((ssize_t)len, pwritev(self->fd, iov, ARRAY_SIZE(iov), POSITION));
+	huge[HUGE_SIZE - 1] ^= 1;
+	EXPECT_EQ(-1, pwritev(self->fd, iov, ARRAY_SIZE(iov), POSITION));
+	EXPECT_EQ(EIO, errno);
+}
+
+TEST_F(device, iterators_refuse_what_addresses_do)
+{
+	char *p = map_pages(4 * PAGE, 0);
+	struct iovec iov[] = { { p, PAGE }, { p + 2 * PAGE, PAGE } };
+
+	memset(p, 0, 4 * PAGE);
+	mprotect(p + 2 * PAGE, PAGE, PROT_READ);
+	EXPECT_EQ(-1, preadv(self->fd, iov, 2, 0));
+	EXPECT_EQ(EFAULT, errno);
+	munmap(p + 2 * PAGE, PAGE);
+	EXPECT_EQ(-1, pwritev(self->fd, iov, 2, 0));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(0, pread(self->fd, p, 0, 0));
+	EXPECT_EQ(0, pins_left(self->pins));
 }
 
 TEST_HARNESS_MAIN

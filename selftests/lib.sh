@@ -80,9 +80,13 @@ pg_run()
 	"$@" >"$PG_TMP/output" 2>&1
 	rc=$?
 	sed 's/^/# /' "$PG_TMP/output"
-	# A program that could do nothing has skipped, even if its cases did one by one.
-	[ $rc != 0 ] || grep -q '^ok' "$PG_TMP/output" && ! grep '^ok' "$PG_TMP/output" |
-		grep -qvE '# (SKIP|XFAIL)' && rc=$KSFT_SKIP
+	# A program that could do nothing has skipped, even if its cases did one by one; one
+	# that reports nothing has failed.
+	if [ $rc = 0 ] && ! grep -q '^ok' "$PG_TMP/output"; then
+		rc=$KSFT_FAIL
+	elif [ $rc = 0 ] && ! grep '^ok' "$PG_TMP/output" | grep -qvE '# (SKIP|XFAIL)'; then
+		rc=$KSFT_SKIP
+	fi
 	pg_result "$name" "$rc" "$((SECONDS - start)) s"
 }
 
@@ -199,6 +203,7 @@ health_begin()
 {
 	PG_MARK="pin_guard_test: $$ $RANDOM"
 	echo "$PG_MARK" >/dev/kmsg
+	dmesg | grep -q . || pg_skip_all "cannot read the kernel log"
 	PG_PINS=$(pg_pins)
 }
 

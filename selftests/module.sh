@@ -13,7 +13,7 @@ MNT=$PG_RUN/mnt/module
 FTRACE=/proc/sys/kernel/ftrace_enabled
 
 pg_isolate "$@"
-pg_start 47
+pg_start 57
 pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
 pg_unload pin_guard_dma pin_guard test_klp_nfs || pg_skip_all "pin_guard is loaded and busy"
 nfs_unload()
@@ -40,6 +40,7 @@ forkscrew()
 {
 	local rc
 
+	mountpoint "$MNT" || return
 	pg_netem "$DELAY"
 	"$PG_HERE/forkscrew" -i pread -c fork "$1" "$MNT"
 	rc=$?
@@ -72,10 +73,17 @@ refused()
 	return 1
 }
 
-# log_says PATTERN - since the start of the test
-log_says()
+# logs PATTERN COMMAND... - succeeds if the command does, and if we have logged such a line
+logs()
 {
-	pg_log | grep -q "pin_guard: .*$1"
+	local pattern="\] pin_guard: $1" before
+
+	shift
+	before=$(pg_log | grep -cE "$pattern")
+	"$@" || return
+	[ "$(pg_log | grep -cE "$pattern")" -gt "$before" ] && return
+	ktap_print_msg "$*: expected in the log $pattern"
+	return 1
 }
 
 # in_flight COMMAND... - in a session of its own, till a window of it is listed
@@ -203,10 +211,20 @@ pg_check "kernel.ftrace_enabled=0 is refused" refused "busy|permitted|invalid|er
 pg_check "kernel.ftrace_enabled is still 1" grep -q 1 "$FTRACE"
 reads_are_kept "after ftrace_enabled=0: reads are kept"
 
+klp_gone()
+{
+	echo 0 >/sys/kernel/livepatch/test_klp_nfs/enabled
+	pg_unload test_klp_nfs
+} 2>/dev/null
+NO_NFS="nfs_file_read: not protected: ."
 if ! pg_have test_klp_nfs; then
 	for t in "a livepatch on us is refused" "reads are kept after it" \
-		 "loading on a livepatch is refused" "the log names nfs_file_read" \
-		 "nfs=0 loads on a livepatch" "loads when the livepatch is gone"; do
+		 "loading on a livepatch is refused, and says so" \
+		 "nfs=0 loads on a livepatch" "loads when the livepatch is gone" \
+		 "loads next to a livepatch without nfs.ko" "nfs_file_read waits next to it" \
+		 "nfs.ko comes to both: said in the log" "nfs_file_read has failed" \
+		 "the livepatch is in force" "nfs.ko goes: nfs_file_read waits" \
+		 "nfs.ko comes to us alone: attached" "reads are kept without it"; do
 		pg_skip "$t" "no test_klp_nfs.ko: build test_modules with KDIR"
 	done
 else
@@ -214,17 +232,42 @@ else
 	reads_are_kept "reads are kept after it"
 	pg_unload pin_guard
 	pg_load test_klp_nfs
-	pg_check "loading on a livepatch is refused" refused "busy" pg_load pin_guard
-	pg_check "the log names nfs_file_read" log_says nfs_file_read
+	pg_check "loading on a livepatch is refused, and says so" \
+		logs "$NO_NFS" refused "busy" pg_load pin_guard
 	pg_check "nfs=0 loads on a livepatch" pg_load pin_guard nfs=0
 	pg_unload pin_guard
-	klp_gone()
-	{
-		echo 0 >/sys/kernel/livepatch/test_klp_nfs/enabled
-		pg_unload test_klp_nfs
-	} 2>/dev/null
 	pg_wait 30 klp_gone
 	pg_check "loads when the livepatch is gone" pg_load pin_guard
+
+	# The kernel shows a module that comes to livepatches first.
+	pg_unload pin_guard
+	nfs_unload
+	pg_load test_klp_nfs
+	pg_check "loads next to a livepatch without nfs.ko" pg_load pin_guard
+	pg_check "nfs_file_read waits next to it" target nfs_file_read waiting
+	pg_check "nfs.ko comes to both: said in the log" logs "$NO_NFS" nfs_load
+	pg_check "nfs_file_read has failed" target nfs_file_read "failed -16$"
+	pg_check "the livepatch is in force" \
+		pg_wait 10 refused "not supported" cat "$MNT/file"
+	nfs_unload
+	pg_check "nfs.ko goes: nfs_file_read waits" target nfs_file_read waiting
+	pg_wait 30 klp_gone
+	nfs_load
+	pg_check "nfs.ko comes to us alone: attached" target nfs_file_read attached
+	reads_are_kept "reads are kept without it"
+fi
+pg_unload pin_guard
+
+if pg_set "$FTRACE" 0 2>/dev/null; then
+	pg_check "loading with ftrace_enabled=0 is refused, and says so" \
+		logs "[a-z_]+: not protected: ." refused "busy" pg_load pin_guard
+	echo 1 >"$FTRACE"
+	pg_check "loads with ftrace_enabled=1 again" pg_load pin_guard
+else
+	for t in "loading with ftrace_enabled=0 is refused, and says so" \
+		 "loads with ftrace_enabled=1 again"; do
+		pg_skip "$t" "somebody else needs ftrace: cannot turn it off"
+	done
 fi
 pg_unload pin_guard
 
@@ -236,6 +279,8 @@ pg_load pin_guard nfs=0 ceph=0
 pg_check "nfs=0 turns nfs_file_read off" target nfs_file_read off
 pg_check "ceph=0 turns ceph_read_iter off" target ceph_read_iter off
 reads_are_lost "nfs=0: reads are lost"
+# Also where the kernel keeps them by itself.
+pg_check "nfs=0: no window is opened" test "$(pg_counter windows_opened)" = 0
 pg_unload pin_guard
 
 nfs_unload

@@ -23,6 +23,7 @@ struct stress {
 	atomic_bool stop;
 	atomic_ulong reads, forks, forks_refused;
 	atomic_int lost;		/* whoever makes it 1 describes the loss */
+	atomic_bool strange;		/* data came that no loss explains */
 	char why[300];
 };
 
