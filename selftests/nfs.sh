@@ -41,17 +41,19 @@ health_begin
 # round NAME DIRECTORY OPTION... - six tests
 round()
 {
-	local name=$1 dir=$2 m
+	local name=$1 dir=$2 m seconds=$STRESS_S
 
 	shift 2
+	# A control ends with its first loss.
+	[ "${1:-}" != --control ] || seconds=$((STRESS_S * 8))
 	[ -z "$LOOPBACK" ] || pg_netem "$DELAY"
 	pg_run "$name forkscrew" "$PG_HERE/forkscrew" -j "$JOBS" "$@" "$dir"
 	[ -z "$LOOPBACK" ] || pg_netem_off
 	for m in anon thp hugetlb; do
-		pg_run "$name dma_thread $m" "$PG_HERE/dma_thread" -t "$STRESS_S" -m "$m" "$@" "$dir"
+		pg_run "$name dma_thread $m" "$PG_HERE/dma_thread" -t "$seconds" -m "$m" "$@" "$dir"
 	done
 	pg_run "$name pthread_read_and_fork" \
-		"$PG_HERE/pthread_read_and_fork" -t "$STRESS_S" "$@" "$dir"
+		"$PG_HERE/pthread_read_and_fork" -t "$seconds" "$@" "$dir"
 }
 
 for i in "${!MOUNTS[@]}"; do
