@@ -54,7 +54,7 @@ impl Direction for Dest {
 pub struct Run(bindings::bio_vec);
 
 impl Run {
-    /// INVARIANT: The callers give `len` bytes from `offset` in `page` on, of one folio, and own the pins.
+    /// `len` bytes from `offset` in `page` on, all in one folio; the caller gives up its pins.
     #[inline]
     fn new(page: *mut bindings::page, offset: usize, len: usize) -> Self {
         Self(bindings::bio_vec {
@@ -142,7 +142,7 @@ impl Runs {
     fn as_slice(&self) -> &[Run] {
         match self {
             Self::None => &[],
-            Self::One(run) => core::slice::from_ref(run),
+            Self::One(run) => slice::from_ref(run),
             Self::Many(runs) => runs,
         }
     }
@@ -451,7 +451,7 @@ impl Pins {
     fn unpin(&mut self, dirty: bool) {
         match &self.runs {
             Runs::None => return,
-            // SAFETY: The pins are ours, and forgotten below.
+            // SAFETY: By the invariants of `Run`, the pins are ours, and they are forgotten below.
             Runs::One(run) => unsafe { run.unpin(dirty) },
             Runs::Many(runs) => {
                 for run in runs.iter() {
