@@ -6,6 +6,7 @@ use crate::{
     fork::{self, CopyPageRange},
     redirect::Redirect,
     remap::CopyVma,
+    send,
     watch::{CephReadIter, NfsFileRead},
     window,
 };
@@ -54,7 +55,8 @@ struct Counters;
 impl Writer for Counters {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         window::counters(f)?;
-        fork::counters(f)
+        fork::counters(f)?;
+        send::counters(f)
     }
 }
 

@@ -6,7 +6,13 @@
 #![allow(improper_ctypes)]
 
 use kernel::bindings;
+use kernel::error::Error;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
+
+/// An error that `kernel::error::code` has no name for.
+pub(crate) fn error(errno: u32) -> Error {
+    Error::from_errno(-(errno as c_int))
+}
 
 extern "C" {
     /// `lib/sort.c`
@@ -46,6 +52,17 @@ extern "C" {
 
     pub(crate) fn pin_guard_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
     pub(crate) fn pin_guard_folio_end(folio: *mut bindings::folio) -> *mut bindings::page;
+
+    /// `net/ipv4/tcp.c`
+    pub(crate) fn tcp_abort(sk: *mut bindings::sock, err: c_int) -> c_int;
+
+    pub(crate) fn pin_guard_sk_family(sk: *const bindings::sock) -> u16;
+    pub(crate) fn pin_guard_sk_protocol(sk: *const bindings::sock) -> u16;
+    pub(crate) fn pin_guard_sock_support_zc(sock: *const bindings::socket) -> bool;
+    pub(crate) fn pin_guard_tcp_mtu_probing(sk: *const bindings::sock) -> bool;
+    pub(crate) fn pin_guard_sock_hold(sk: *mut bindings::sock);
+    pub(crate) fn pin_guard_sock_put(sk: *mut bindings::sock);
+    pub(crate) fn pin_guard_skb_zcopy(skb: *mut bindings::sk_buff) -> *mut bindings::ubuf_info;
 
     pub(crate) fn pin_guard_copy_page_range(
         dst_vma: *mut bindings::vm_area_struct,

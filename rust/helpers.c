@@ -12,6 +12,9 @@
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
+#include <net/inet_connection_sock.h>
+#include <net/sock.h>
+
 #include "helpers.h"
 
 /* The ftrace callbacks run these: keep the function tracer out. */
@@ -80,6 +83,43 @@ EXPORT_SYMBOL_GPL(pin_guard_page_folio);
 struct page *pin_guard_folio_end(struct folio *folio)
 {
 	return folio_page(folio, folio_nr_pages(folio));
+}
+
+u16 pin_guard_sk_family(const struct sock *sk)
+{
+	return sk->sk_family;
+}
+
+u16 pin_guard_sk_protocol(const struct sock *sk)
+{
+	return sk->sk_protocol;
+}
+
+bool pin_guard_sock_support_zc(const struct socket *sock)
+{
+	return test_bit(SOCK_SUPPORT_ZC, &sock->flags);
+}
+
+/* Of this connection, or of any in its namespace once it meets a black hole. */
+bool pin_guard_tcp_mtu_probing(const struct sock *sk)
+{
+	return inet_csk(sk)->icsk_mtup.enabled ||
+	       READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_mtu_probing);
+}
+
+void pin_guard_sock_hold(struct sock *sk)
+{
+	sock_hold(sk);
+}
+
+void pin_guard_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb)
+{
+	return skb_zcopy(skb);
 }
 
 /*

@@ -10,6 +10,10 @@ struct iov_iter;
 struct kiocb;
 struct mm_struct;
 struct page;
+struct sk_buff;
+struct sock;
+struct socket;
+struct ubuf_info;
 struct vm_area_struct;
 
 unsigned long pin_guard_ftrace_regs_get_argument0(struct ftrace_regs *fregs);
@@ -29,6 +33,14 @@ int pin_guard_mmap_read_lock_killable(struct mm_struct *mm);
 
 struct folio *pin_guard_page_folio(struct page *page);
 struct page *pin_guard_folio_end(struct folio *folio);
+
+u16 pin_guard_sk_family(const struct sock *sk);
+u16 pin_guard_sk_protocol(const struct sock *sk);
+bool pin_guard_sock_support_zc(const struct socket *sock);
+bool pin_guard_tcp_mtu_probing(const struct sock *sk);
+void pin_guard_sock_hold(struct sock *sk);
+void pin_guard_sock_put(struct sock *sk);
+struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb);
 
 int pin_guard_copy_page_range(struct vm_area_struct *dst_vma, struct vm_area_struct *src_vma);
 ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to);

@@ -28,11 +28,15 @@ mod module_ref;
 mod pin;
 mod redirect;
 mod remap;
+mod send;
+mod socket;
 mod watch;
 mod window;
 
 pub use module_ref::{ModuleRef, Quiesce};
 pub use pin::{Dest, Direction, PinGuard, Run, Source};
+pub use send::{InFlight, Notify, SendOptions};
+pub use socket::Socket;
 pub use window::Window;
 
 use debugfs::{Debugfs, Targets};

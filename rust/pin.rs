@@ -157,6 +157,14 @@ impl Runs {
         }
     }
 
+    fn as_mut_slice(&mut self) -> &mut [Run] {
+        match self {
+            Self::None => &mut [],
+            Self::One(run) => slice::from_mut(run),
+            Self::Many(runs) => runs,
+        }
+    }
+
     fn last_mut(&mut self) -> Option<&mut Run> {
         match self {
             Self::None => None,
@@ -446,6 +454,32 @@ impl Pins {
         Ok((pins, len))
     }
 
+    /// Releases the pins behind the first `len` bytes: not zero, and no more than there are.
+    fn truncate(&mut self, len: usize) {
+        let mut left = len;
+        let mut runs = 0;
+        for run in self.runs.as_mut_slice() {
+            let keep = left.min(run.len());
+            if keep < run.len() {
+                let pages = (run.offset() + keep).div_ceil(PAGE_SIZE);
+                let kept = if keep == 0 { 0 } else { pages };
+                // SAFETY: The pins of these pages are ours; they are in the run no more.
+                unsafe {
+                    bindings::unpin_user_folio(
+                        run.folio().as_raw(),
+                        (run.pages() - kept) as c_ulong,
+                    )
+                };
+                run.0.bv_len = keep as u32;
+            }
+            runs += usize::from(keep != 0);
+            left -= keep;
+        }
+        if let Runs::Many(many) = &mut self.runs {
+            many.truncate(runs);
+        }
+    }
+
     /// Releases the pins, of anonymous memory if it is to be dirtied. Any context.
     #[inline]
     fn unpin(&mut self, dirty: bool) {
@@ -569,8 +603,8 @@ impl WorkItem for Deferred {
     }
 }
 
-/// Locked memory charged to a user (RLIMIT_MEMLOCK), as MSG_ZEROCOPY does it.
-struct Charge(bindings::ubuf_info_msgzc_mmpin);
+/// Locked memory charged to a user (RLIMIT_MEMLOCK), as MSG_ZEROCOPY does it. Dropped in any context.
+pub(crate) struct Charge(bindings::ubuf_info_msgzc_mmpin);
 
 // SAFETY: A user's account may be changed by any thread.
 unsafe impl Send for Charge {}
@@ -579,7 +613,7 @@ unsafe impl Sync for Charge {}
 
 impl Charge {
     /// Charges the pages to the current user, two at least. Errors: ENOMEM over the limit.
-    fn new(pages: usize) -> Result<Self> {
+    pub(crate) fn new(pages: usize) -> Result<Self> {
         let mut charge = Self(pin_init::zeroed());
         // It adds two pages for what is not aligned, and takes no bytes for no charge.
         let bytes = (pages.saturating_sub(2) << PAGE_SHIFT).max(1);
@@ -588,6 +622,19 @@ impl Charge {
             0 => Ok(charge),
             // As mlock() says it.
             _ => Err(ENOMEM),
+        }
+    }
+
+    /// Gives back what is above `pages`.
+    pub(crate) fn shrink(&mut self, pages: usize) {
+        let keep = pages.max(2) as u32;
+        let Some(user) = ptr::NonNull::new(self.0.user) else {
+            return;
+        };
+        if let Some(excess @ 1..) = self.0.num_pg.checked_sub(keep) {
+            // SAFETY: The charge holds a reference on its user.
+            unsafe { bindings::atomic64_sub(excess.into(), &raw mut (*user.as_ptr()).locked_vm) };
+            self.0.num_pg = keep;
         }
     }
 }
@@ -840,6 +887,26 @@ impl PinGuard<Dest> {
 }
 
 impl PinGuard<Source> {
+    /// Whether the pages are charged to RLIMIT_MEMLOCK.
+    pub(crate) fn is_charged(&self) -> bool {
+        self.held.charge.is_some()
+    }
+
+    /// Number of pages that the bytes `range`, which are some, touch.
+    pub(crate) fn pages_in(&self, range: &Range<usize>) -> usize {
+        let first = self.runs().first().map_or(0, Run::offset);
+        (first + range.end).div_ceil(PAGE_SIZE) - ((first + range.start) >> PAGE_SHIFT)
+    }
+
+    /// Lets go of what is behind the first `len` bytes: not zero, and no more than there are.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.held.pins.truncate(len);
+        self.held.len = len;
+        if let Some(charge) = &mut self.held.charge {
+            charge.shrink(self.held.pins.pages());
+        }
+    }
+
     /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
     ///
     /// Errors: as for a [`Dest`].

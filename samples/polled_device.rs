@@ -21,6 +21,47 @@ pub(crate) trait PolledDevice: MiscDevice {
         file: &File,
         table: PollTable<'_>,
     ) -> bool;
+
+    /// Where to add those who want SIGIO when there is something to read (O_ASYNC), and to remove them
+    /// from: always the same queue. Without one, they get ENOTTY.
+    fn fasync_queue<'a>(
+        _device: &'a <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
+    ) -> Option<&'a FasyncQueue> {
+        None
+    }
+}
+
+/// Files whose owners want SIGIO.
+///
+/// # Invariants
+///
+/// A list of entries of open files.
+pub(crate) struct FasyncQueue(Opaque<*mut bindings::fasync_struct>);
+
+// SAFETY: The list may be used by any thread.
+unsafe impl Send for FasyncQueue {}
+// SAFETY: The list has its own locks.
+unsafe impl Sync for FasyncQueue {}
+
+// Not every device has one.
+#[allow(dead_code)]
+impl FasyncQueue {
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: It is empty.
+        Self(Opaque::new(ptr::null_mut()))
+    }
+
+    /// Sends SIGIO. Any context.
+    pub(crate) fn notify(&self) {
+        // SAFETY: By the type invariants.
+        unsafe {
+            bindings::kill_fasync(
+                self.0.get(),
+                bindings::SIGIO as c_int,
+                bindings::POLL_IN as c_int,
+            )
+        };
+    }
 }
 
 /// A registration of a [`PolledDevice`], from creation to drop.
@@ -54,6 +95,7 @@ impl<T: PolledDevice> PolledDeviceRegistration<T> {
         let mut fops = unsafe { ptr::read(misc.fops) };
         fops.owner = module.as_ptr();
         fops.poll = Some(Self::poll);
+        fops.fasync = Some(Self::fasync);
         try_pin_init!(Self {
             misc: Opaque::new(bindings::miscdevice {
                 mode: 0o600,
@@ -97,6 +139,19 @@ impl<T: PolledDevice> PolledDeviceRegistration<T> {
             bindings::POLLIN | bindings::POLLRDNORM
         } else {
             0
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS on an open file of this device, and before it is released if it is in the queue.
+    unsafe extern "C" fn fasync(fd: c_int, file: *mut bindings::file, on: c_int) -> c_int {
+        // SAFETY: As for `poll`.
+        let device = unsafe { <T::Ptr as ForeignOwnable>::borrow((*file).private_data) };
+        match T::fasync_queue(&device) {
+            // SAFETY: The arguments are the VFS's. INVARIANT: The file leaves the queue in time.
+            Some(queue) => unsafe { bindings::fasync_helper(fd, file, on, queue.0.get()) },
+            None => ENOTTY.to_errno(),
         }
     }
 }

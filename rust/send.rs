@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The send guard: pages handed to a socket stay pinned until the last skb that refers to them is gone,
+//! and the sender is told then.
+//!
+//! An skb that takes pages holds a reference on the `ubuf_info` that came with them
+//! (`skb_zcopy_set()` in `include/linux/skbuff.h`). It drops it when its data is freed: acknowledged, or
+//! given up, and let go of by qdisc and NIC; or when somebody copied the pages, as for a packet tap
+//! (`skb_copy_ubufs()`). So the last reference is the end, whatever was retransmitted.
+//!
+//! An skb can hold one `ubuf_info` only. A send that begins in an skb of another joins that one's *chain*
+//! instead of breaking the TCP segment in two: all of a chain end together.
+
+use crate::{
+    ffi::*,
+    module_ref::ModuleRef,
+    pin::{Charge, PinGuard, Source},
+    socket::{Protocol, Sock, Socket},
+};
+use core::{cell::UnsafeCell, ops::Range, ptr};
+use kernel::{
+    bindings, fmt, impl_has_work, new_work,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Relaxed, Release},
+        Arc,
+    },
+    time::Jiffies,
+    types::Opaque,
+    workqueue::{self, Work, WorkItem},
+};
+
+static SENDS: Atomic<usize> = Atomic::new(0);
+static SENDS_COPIED: Atomic<usize> = Atomic::new(0);
+static SENDS_IN_FLIGHT: Atomic<isize> = Atomic::new(0);
+
+/// The counters of this file, for debugfs `counters`.
+pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_fmt(fmt!("sends {}\n", SENDS.load(Relaxed)))?;
+    f.write_fmt(fmt!("sends_copied {}\n", SENDS_COPIED.load(Relaxed)))?;
+    f.write_fmt(fmt!("sends_in_flight {}\n", SENDS_IN_FLIGHT.load(Relaxed)))
+}
+
+/// A chain takes so many bytes, which is what MSG_ZEROCOPY puts into one notification
+/// (`msg_zerocopy_realloc()` in `net/core/skbuff.c`): with more, the first would wait too long for the last.
+const CHAIN_BYTES: usize = 512 << 10;
+
+/// How to send.
+#[derive(Clone, Copy, Default)]
+pub struct SendOptions {
+    /// EAGAIN, or a short send, where the socket has no room (MSG_DONTWAIT). O_NONBLOCK does it too.
+    pub dont_wait: bool,
+    /// There is more to come: no small segment for now (MSG_MORE). TCP only.
+    pub more: bool,
+    /// Have the stack copy on a socket that cannot send without: kTLS and other ULPs, sockmap, TCP with MTU
+    /// probing. Else such a send fails with EOPNOTSUPP.
+    pub copy_ok: bool,
+}
+
+/// Somebody who wants to know when a send is complete.
+pub trait Notify: Send + Sync + 'static {
+    /// Called once for each send that it came with, when the memory may be reused.
+    ///
+    /// In softirq or task context, with BHs on or off: it must not sleep, nor take a lock that is not safe
+    /// there. The last reference on `self` is dropped in task context, where it may sleep.
+    fn complete(&self);
+}
+
+/// Where the pins of a send are.
+enum Buffer {
+    Own(PinGuard<Source>),
+    Shared(Arc<PinGuard<Source>>),
+}
+
+impl Buffer {
+    fn guard(&self) -> &PinGuard<Source> {
+        match self {
+            Self::Own(guard) => guard,
+            Self::Shared(guard) => guard,
+        }
+    }
+}
+
+/// What a send holds until it is complete.
+struct Load {
+    buffer: Option<Buffer>,
+    charge: Option<Charge>,
+    notify: Option<Arc<dyn Notify>>,
+}
+
+/// The place in a chain.
+struct Link {
+    /// The one whose end is the end of all; null if this is it.
+    head: *const Flight,
+    next: *const Flight,
+    /// Of a head: how many bytes the chain has.
+    bytes: usize,
+}
+
+/// A send, as the stack knows it.
+///
+/// # Invariants
+///
+/// - The sender and the skbs hold `ubuf`, and `ubuf` holds a reference on this (an `Arc`). A link holds the
+///   `ubuf` of its head.
+/// - `load` belongs to the sender until it has put its reference on `ubuf`, and then to who puts the last
+///   one of the chain.
+/// - `link` is changed under the lock of the socket by who appends to an skb that holds the `ubuf` of the
+///   chain, and read alone by who puts the chain's last reference.
+#[pin_data]
+struct Flight {
+    ubuf: Opaque<bindings::ubuf_info>,
+    len: usize,
+    link: UnsafeCell<Link>,
+    load: UnsafeCell<Load>,
+    /// Held for this send; none when it is complete.
+    pages: Atomic<usize>,
+    /// Some skb held its pages.
+    attached: Atomic<bool>,
+    copied: Atomic<bool>,
+    #[pin]
+    done: Opaque<bindings::completion>,
+    protocol: Protocol,
+    sock: Sock,
+    #[pin]
+    work: Work<Self>,
+    // Last, and in this order: they keep the code of `load.notify`, and this code.
+    _owner: ModuleRef,
+    _module: ModuleRef,
+}
+
+// SAFETY: All that it holds may be released by any thread.
+unsafe impl Send for Flight {}
+// SAFETY: By the type invariants, the cells have one user at a time.
+unsafe impl Sync for Flight {}
+
+impl_has_work! {
+    impl HasWork<Self> for Flight { self.work }
+}
+
+impl WorkItem for Flight {
+    type Pointer = Arc<Self>;
+
+    /// For a send that ends after everybody else has lost interest: drops it where that may sleep.
+    fn run(_last: Arc<Self>) {}
+}
+
+static OPS: bindings::ubuf_info_ops = bindings::ubuf_info_ops {
+    complete: Some(Flight::put),
+    link_skb: Some(Flight::link_skb),
+};
+
+impl Flight {
+    fn new(
+        socket: &Socket,
+        len: usize,
+        buffer: Buffer,
+        charge: Option<Charge>,
+    ) -> Result<Arc<Self>> {
+        let owner = ModuleRef::try_get(socket.owner).ok_or(ENODEV)?;
+        let link = Link {
+            head: ptr::null(),
+            next: ptr::null(),
+            bytes: len,
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                ubuf: Opaque::new(bindings::ubuf_info {
+                    ops: &OPS,
+                    refcnt: bindings::refcount_t {
+                        refs: bindings::atomic_t { counter: 1 },
+                    },
+                    // Without DONT_ORPHAN the first clone, so any transmission, is a copy, and what the
+                    // congestion window holds back is not even that.
+                    flags: (bindings::SKBFL_ZEROCOPY_ENABLE
+                        | bindings::SKBFL_SHARED_FRAG
+                        | bindings::SKBFL_DONT_ORPHAN) as u8,
+                }),
+                len,
+                link: UnsafeCell::new(link),
+                load: UnsafeCell::new(Load {
+                    buffer: Some(buffer),
+                    charge,
+                    notify: None,
+                }),
+                pages: Atomic::new(0),
+                attached: Atomic::new(false),
+                copied: Atomic::new(false),
+                done <- Opaque::ffi_init(|slot| {
+                    // SAFETY: `slot` is for a completion.
+                    unsafe { bindings::init_completion(slot) }
+                }),
+                protocol: socket.protocol(),
+                sock: socket.sock(),
+                work <- new_work!("pin_guard_send"),
+                _owner: owner,
+                _module: ModuleRef::for_client(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// # Safety
+    ///
+    /// `ubuf` is that of a `Flight`, and held.
+    unsafe fn from_ubuf<'a>(ubuf: *mut bindings::ubuf_info) -> &'a Self {
+        // SAFETY: By the safety requirements; an `Opaque` is what it holds.
+        unsafe { &*kernel::container_of!(ubuf.cast::<Opaque<_>>(), Self, ubuf) }
+    }
+
+    /// # Safety
+    ///
+    /// The caller owns a reference on `ubuf`, and gives it up.
+    unsafe fn put_ubuf(&self) -> bool {
+        // SAFETY: By the safety requirements.
+        unsafe { bindings::refcount_dec_and_test(&raw mut (*self.ubuf.get()).refcnt) }
+    }
+
+    /// `ubuf_info_ops.complete`: puts one reference. Softirq or task context.
+    ///
+    /// # Safety
+    ///
+    /// `ubuf` is that of a `Flight`, and the caller gives up a reference on it.
+    unsafe extern "C" fn put(
+        skb: *mut bindings::sk_buff,
+        ubuf: *mut bindings::ubuf_info,
+        zerocopy_success: bool,
+    ) {
+        // SAFETY: By the safety requirements.
+        let flight = unsafe { Self::from_ubuf(ubuf) };
+        if !skb.is_null() {
+            flight.attached.store(true, Relaxed);
+        }
+        if !zerocopy_success {
+            flight.copied.store(true, Relaxed);
+        }
+        // SAFETY: By the safety requirements; the last reference makes `link` ours to read, and with it
+        // goes the one that a link has on its head.
+        unsafe {
+            if flight.put_ubuf() {
+                match (*flight.link.get()).head.as_ref() {
+                    None => Self::finish(flight),
+                    Some(head) if head.put_ubuf() => Self::finish(head),
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    /// `ubuf_info_ops.link_skb`: whether the pages of `ubuf` may go into `skb`, too. 0, or EEXIST for "take
+    /// another skb".
+    ///
+    /// # Safety
+    ///
+    /// Called by `skb_zerocopy_iter_stream()`, with the socket of `skb` locked, and `ubuf` a `Flight`'s.
+    unsafe extern "C" fn link_skb(
+        skb: *mut bindings::sk_buff,
+        ubuf: *mut bindings::ubuf_info,
+    ) -> c_int {
+        let no = -(bindings::EEXIST as c_int);
+        // SAFETY: The skb is valid and holds its ubuf.
+        let prev = unsafe { pin_guard_skb_zcopy(skb) };
+        if prev.is_null() || prev == ubuf {
+            return 0;
+        }
+        // SAFETY: As above.
+        if !ptr::eq(unsafe { (*prev).ops }, &OPS) {
+            return no;
+        }
+        // SAFETY: Both are ours and held. By the invariants of `Flight`, the lock of the socket makes the
+        // chain of `prev`, which its skb keeps from its end, and that of a new send ours to change.
+        unsafe {
+            let (flight, prev) = (Self::from_ubuf(ubuf), Self::from_ubuf(prev));
+            let (link, prev_link) = (flight.link.get(), prev.link.get());
+            // Two chains are not joined.
+            if !(*link).head.is_null() || !(*link).next.is_null() {
+                return no;
+            }
+            let head = (*prev_link).head.as_ref().unwrap_or(prev);
+            let bytes = &raw mut (*head.link.get()).bytes;
+            if *bytes + flight.len > CHAIN_BYTES {
+                return no;
+            }
+            *bytes += flight.len;
+            bindings::refcount_inc(&raw mut (*head.ubuf.get()).refcnt);
+            flight.attached.store(true, Relaxed);
+            (*link).head = head;
+            (*link).next = (*prev_link).next;
+            (*prev_link).next = flight;
+        }
+        0
+    }
+
+    /// The chain is complete.
+    ///
+    /// # Safety
+    ///
+    /// Nobody has a reference on the `ubuf` of `head` or of its chain any more.
+    unsafe fn finish(head: *const Self) {
+        // SAFETY: By the safety requirements and the type invariants, the chain is ours alone, and each
+        // has the `Arc` of its ubuf until `complete`.
+        unsafe {
+            let mut copied = false;
+            let mut at = head;
+            while let Some(flight) = at.as_ref() {
+                copied |= flight.copied.load(Relaxed) || !flight.attached.load(Relaxed);
+                at = (*flight.link.get()).next;
+            }
+            let mut at = head;
+            while let Some(flight) = at.as_ref() {
+                let next = (*flight.link.get()).next;
+                Self::complete(Arc::from_raw(flight), copied);
+                at = next;
+            }
+        }
+    }
+
+    /// Lets go of the pages and tells everybody.
+    fn complete(flight: Arc<Self>, copied: bool) {
+        // SAFETY: By the type invariants: called by who put the chain's last reference.
+        let load = unsafe { &mut *flight.load.get() };
+        drop(load.buffer.take());
+        drop(load.charge.take());
+        flight.copied.store(copied, Relaxed);
+        SENDS_IN_FLIGHT.add(-1, Relaxed);
+        // None were held for a send that failed.
+        if copied && flight.pages.load(Relaxed) != 0 {
+            SENDS_COPIED.add(1, Relaxed);
+        }
+        flight.pages.store(0, Release);
+        // SAFETY: It is initialised.
+        unsafe { bindings::complete_all(flight.done.get()) };
+        if let Some(notify) = &load.notify {
+            notify.complete();
+        }
+        // What is left of it may sleep when it goes.
+        if let Some(last) = Arc::into_unique_or_drop(flight) {
+            // It is in no queue, so this succeeds.
+            let _ = workqueue::system_long().enqueue(Arc::from(last));
+        }
+    }
+}
+
+/// A send that the socket has taken. Dropping this value changes nothing for the send; in task context.
+///
+/// The pages are held until [`InFlight::is_complete`]: the peer has acknowledged the data, and no queue, NIC
+/// or retransmission refers to them. A peer that is gone delays that until TCP gives up, which can take
+/// minutes, and longer than the sender lives; [`InFlight::abort`] does not wait for that.
+///
+/// C: `struct ubuf_info` in `include/linux/skbuff.h`, `skb_release_data()` in `net/core/skbuff.c`.
+pub struct InFlight {
+    flight: Arc<Flight>,
+    sent: usize,
+}
+
+impl InFlight {
+    /// How many bytes the socket took.
+    pub fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// How many pages are held for it now.
+    pub fn pages(&self) -> usize {
+        self.flight.pages.load(Acquire)
+    }
+
+    /// Whether nobody refers to the pages any more: the memory may be reused.
+    pub fn is_complete(&self) -> bool {
+        self.pages() == 0
+    }
+
+    /// Whether the stack has copied something of it, or of what shared an skb with it: for a receiver on this
+    /// machine, a tap, a NIC without checksums; or at once, as for a UDP datagram of more than one
+    /// fragment.
+    pub fn copied(&self) -> bool {
+        self.flight.copied.load(Relaxed)
+    }
+
+    /// Waits until it is complete, for `limit` jiffies at most. Sleeps.
+    ///
+    /// Errors, with the send still in flight: ETIMEDOUT; EINTR if the task is killed.
+    pub fn wait(&self, limit: Jiffies) -> Result {
+        // SAFETY: It is initialised.
+        let ret = unsafe {
+            bindings::wait_for_completion_killable_timeout(
+                self.flight.done.get(),
+                limit.min(c_long::MAX as Jiffies),
+            )
+        };
+        match ret {
+            0 => Err(ETIMEDOUT),
+            n if n < 0 => Err(EINTR),
+            _ => Ok(()),
+        }
+    }
+
+    /// Resets the connection that it was sent on, unless it is complete. Then the pages come back as soon
+    /// as qdisc and NIC have let go of them. May sleep.
+    ///
+    /// Errors: EOPNOTSUPP for UDP, which keeps nothing for a peer.
+    ///
+    /// C: `tcp_abort()` in `net/ipv4/tcp.c`, which `ss -K` calls.
+    pub fn abort(&self) -> Result {
+        if self.flight.protocol != Protocol::Tcp {
+            return Err(error(bindings::EOPNOTSUPP));
+        }
+        if !self.is_complete() {
+            self.flight.sock.abort();
+        }
+        Ok(())
+    }
+}
+
+impl Socket {
+    /// Sends the memory of `guard`, and lets go of it when the stack has. May sleep.
+    ///
+    /// The socket may take less than that ([`InFlight::sent`]), as send(2) does; what it did not take is
+    /// not pinned any more. The pages are charged to RLIMIT_MEMLOCK while in flight, as MSG_ZEROCOPY does it,
+    /// unless the guard is already ([`PinGuard::long_term`]).
+    ///
+    /// Errors, with nothing sent and nothing pinned: what send(2) says on that socket, among it EAGAIN,
+    /// EPIPE (without a signal), ENOTCONN, EDESTADDRREQ, ERESTARTSYS (while it waited for room);
+    /// ENOBUFS over RLIMIT_MEMLOCK; EOPNOTSUPP if the socket cannot send without a copy
+    /// ([`SendOptions::copy_ok`]); EINVAL for [`SendOptions::more`] on UDP; ENOMEM; ENODEV if the
+    /// owner's module is being unloaded.
+    ///
+    /// C: `sock_sendmsg()` in `net/socket.c`, `tcp_sendmsg_locked()` in `net/ipv4/tcp.c`, `ip_append_data()`
+    /// in `net/ipv4/ip_output.c`.
+    pub fn send(
+        &self,
+        guard: PinGuard<Source>,
+        options: SendOptions,
+        notify: Option<Arc<dyn Notify>>,
+    ) -> Result<InFlight> {
+        let range = 0..guard.len();
+        self.send_buffer(Buffer::Own(guard), range, options, notify)
+    }
+
+    /// As [`Socket::send`], of the bytes `range` of a guard that other sends may use as well. The pins live
+    /// until the last of them, and the caller, have let go.
+    ///
+    /// Errors: also EINVAL for a range that is empty or beyond the guard.
+    pub fn send_shared(
+        &self,
+        guard: &Arc<PinGuard<Source>>,
+        range: Range<usize>,
+        options: SendOptions,
+        notify: Option<Arc<dyn Notify>>,
+    ) -> Result<InFlight> {
+        if range.is_empty() || range.end > guard.len() {
+            return Err(EINVAL);
+        }
+        self.send_buffer(Buffer::Shared(guard.clone()), range, options, notify)
+    }
+
+    fn send_buffer(
+        &self,
+        buffer: Buffer,
+        range: Range<usize>,
+        options: SendOptions,
+        notify: Option<Arc<dyn Notify>>,
+    ) -> Result<InFlight> {
+        let zerocopy = self.can_zerocopy();
+        if !zerocopy && !options.copy_ok {
+            return Err(error(bindings::EOPNOTSUPP));
+        }
+        // Pages of two sends cannot be in one datagram (`__ip_append_data()`).
+        if options.more && self.protocol() == Protocol::Udp {
+            return Err(EINVAL);
+        }
+        let mut flags = 0;
+        if options.dont_wait {
+            flags |= bindings::MSG_DONTWAIT;
+        }
+        if options.more {
+            flags |= bindings::MSG_MORE;
+        }
+        let charge = if zerocopy && !buffer.guard().is_charged() {
+            let pages = buffer.guard().pages_in(&range);
+            Some(Charge::new(pages).map_err(|_| error(bindings::ENOBUFS))?)
+        } else {
+            None
+        };
+
+        let flight = Flight::new(self, range.len(), buffer, charge)?;
+        let ubuf = flight.ubuf.get();
+        // INVARIANT: The reference that `ubuf` holds.
+        let _ = Arc::into_raw(flight.clone());
+        SENDS_IN_FLIGHT.add(1, Relaxed);
+
+        // SAFETY: By the invariants of `Flight`, this is ours until the reference on `ubuf` is put.
+        let load = unsafe { &mut *flight.load.get() };
+        let sent = match &load.buffer {
+            // SAFETY: The range was checked, and `flight` holds the pins until `ubuf` is gone.
+            Some(buffer) => unsafe {
+                let ubuf = if zerocopy { ubuf } else { ptr::null_mut() };
+                self.transmit(buffer.guard().runs(), range.clone(), flags, ubuf)
+            },
+            None => Err(EINVAL),
+        };
+        if let (&Ok(sent), Some(buffer)) = (&sent, &mut load.buffer) {
+            if let Buffer::Own(guard) = buffer {
+                if sent < range.len() {
+                    guard.truncate(sent);
+                }
+            }
+            let pages = buffer.guard().pages_in(&(range.start..range.start + sent));
+            if let Some(charge) = &mut load.charge {
+                charge.shrink(pages);
+            }
+            flight.pages.store(pages, Relaxed);
+            SENDS.add(1, Relaxed);
+            load.notify = notify;
+        }
+        // SAFETY: This is the sender's reference.
+        unsafe { Flight::put(ptr::null_mut(), ubuf, true) };
+        Ok(InFlight {
+            flight,
+            sent: sent?,
+        })
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sockets that the send guard can hand pages to: TCP and UDP, over IPv4 and IPv6.
+
+use crate::{ffi::*, pin::Run};
+use core::ops::Range;
+use kernel::{bindings, prelude::*};
+
+/// As in `include/uapi/linux/in.h`.
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_UDP: u16 = 17;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A TCP or UDP socket, over IPv4 or IPv6. It stays open for as long as this value lives, whatever
+/// becomes of the file descriptor.
+///
+/// # Invariants
+///
+/// `raw` is a valid socket of that protocol, with a reference on its file that is ours.
+pub struct Socket {
+    raw: *mut bindings::socket,
+    protocol: Protocol,
+    pub(crate) owner: &'static ThisModule,
+}
+
+// SAFETY: A socket may be used and be released by any task.
+unsafe impl Send for Socket {}
+// SAFETY: The socket has its own lock.
+unsafe impl Sync for Socket {}
+
+impl Socket {
+    /// Takes hold of the socket of the current task's file descriptor `fd`. `owner` is the caller's
+    /// `THIS_MODULE`: it is kept loaded while a send is in flight.
+    ///
+    /// Errors: EBADF; ENOTSOCK; EOPNOTSUPP for other sockets than TCP and UDP.
+    ///
+    /// C: `sockfd_lookup()` in `net/socket.c`.
+    pub fn from_fd(fd: i32, owner: &'static ThisModule) -> Result<Self> {
+        let mut errno = 0;
+        // SAFETY: `errno` takes the error.
+        let raw = unsafe { bindings::sockfd_lookup(fd, &mut errno) };
+        if raw.is_null() {
+            return Err(Error::from_errno(errno));
+        }
+        // For the reference. INVARIANT: The protocol is checked before anybody gets to use it.
+        let mut socket = Self {
+            raw,
+            protocol: Protocol::Tcp,
+            owner,
+        };
+        // SAFETY: An open socket has a sock.
+        let (family, protocol) = unsafe {
+            (
+                pin_guard_sk_family(socket.sk()),
+                pin_guard_sk_protocol(socket.sk()),
+            )
+        };
+        if u32::from(family) != bindings::AF_INET && u32::from(family) != bindings::AF_INET6 {
+            return Err(error(bindings::EOPNOTSUPP));
+        }
+        // SAFETY: The socket is valid.
+        let kind = unsafe { (*raw).type_ } as bindings::sock_type;
+        socket.protocol = match (kind, protocol) {
+            (bindings::sock_type_SOCK_STREAM, IPPROTO_TCP) => Protocol::Tcp,
+            (bindings::sock_type_SOCK_DGRAM, IPPROTO_UDP) => Protocol::Udp,
+            _ => return Err(error(bindings::EOPNOTSUPP)),
+        };
+        Ok(socket)
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    fn sk(&self) -> *mut bindings::sock {
+        // SAFETY: By the type invariants; `sk` does not change while the file is open.
+        unsafe { (*self.raw).sk }
+    }
+
+    pub(crate) fn sock(&self) -> Sock {
+        // SAFETY: The socket has its sock. INVARIANT: It gets a reference.
+        unsafe { pin_guard_sock_hold(self.sk()) };
+        Sock(self.sk())
+    }
+
+    /// Whether the stack tells a `ubuf_info` the truth on this socket.
+    ///
+    /// kTLS, other ULPs and sockmap take the data another way and clear SOCK_SUPPORT_ZC. MTU probing
+    /// (`tcp_mtu_probe()`, sysctl tcp_mtu_probing) builds its probes from the frags of other skbs
+    /// (`tcp_clone_payload()`) and leaves their ubuf behind: it would be complete too early.
+    pub(crate) fn can_zerocopy(&self) -> bool {
+        // SAFETY: By the type invariants; TCP's socks are TCP's.
+        unsafe {
+            pin_guard_sock_support_zc(self.raw)
+                && !(self.protocol == Protocol::Tcp && pin_guard_tcp_mtu_probing(self.sk()))
+        }
+    }
+
+    /// Sends the bytes `range` of `runs`, with a reference on `ubuf` for each skb that takes pages, or by
+    /// a copy if there is none. Returns how many bytes the socket took: not zero.
+    ///
+    /// # Safety
+    ///
+    /// `range` is within the bytes of `runs`, and not empty. `ubuf` is null, or valid and its own reference
+    /// is the caller's; the runs are pinned until its last one is gone.
+    pub(crate) unsafe fn transmit(
+        &self,
+        runs: &[Run],
+        range: Range<usize>,
+        flags: u32,
+        ubuf: *mut bindings::ubuf_info,
+    ) -> Result<usize> {
+        let mut msg_flags = flags | bindings::MSG_NOSIGNAL;
+        if !ubuf.is_null() {
+            msg_flags |= bindings::MSG_ZEROCOPY;
+        }
+        // SAFETY: By the type invariants.
+        if unsafe { (*(*self.raw).file).f_flags } & bindings::O_NONBLOCK != 0 {
+            msg_flags |= bindings::MSG_DONTWAIT;
+        }
+        let mut message = bindings::msghdr {
+            msg_flags,
+            msg_ubuf: ubuf,
+            ..Default::default()
+        };
+        // SAFETY: A run is a `bio_vec`. By the safety requirements, `range` is in their bytes, and
+        // the pages are held.
+        let ret = unsafe {
+            bindings::iov_iter_bvec(
+                &mut message.msg_iter,
+                bindings::ITER_SOURCE,
+                runs.as_ptr().cast(),
+                runs.len(),
+                range.end,
+            );
+            bindings::iov_iter_advance(&mut message.msg_iter, range.start);
+            bindings::sock_sendmsg(self.raw, &mut message)
+        };
+        match ret {
+            0 => Err(EAGAIN),
+            e if e < 0 => Err(Error::from_errno(e)),
+            sent => Ok(sent as usize),
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, the reference is ours.
+        unsafe { bindings::fput((*self.raw).file) };
+    }
+}
+
+/// What the network stack knows of a socket; it may outlive the file.
+///
+/// # Invariants
+///
+/// Owns a reference on the sock, one of `Socket`'s kind.
+pub(crate) struct Sock(*mut bindings::sock);
+
+// SAFETY: A reference may be dropped by any thread.
+unsafe impl Send for Sock {}
+// SAFETY: The sock has its own lock.
+unsafe impl Sync for Sock {}
+
+impl Sock {
+    /// Resets the TCP connection, and frees what is queued. May sleep.
+    ///
+    /// C: `tcp_abort()` in `net/ipv4/tcp.c`.
+    pub(crate) fn abort(&self) {
+        // It says ENOENT where the connection is gone already, which will do.
+        // SAFETY: By the type invariants; the caller has a TCP sock.
+        unsafe { tcp_abort(self.0, bindings::ECONNABORTED as c_int) };
+    }
+}
+
+impl Drop for Sock {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { pin_guard_sock_put(self.0) };
+    }
+}

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A sender from user memory: `/dev/pin_guard_tx`.
+//!
+//! It sends a range of the caller's memory over the caller's TCP or UDP socket in one of three ways: by a
+//! copy, as send(2) does; by MSG_SPLICE_PAGES, where nobody learns when the stack is done with the pages;
+//! or by the send guard, which says so. What goes out after the memory was reused can be seen at the
+//! receiver. The interface is in `selftests/pin_guard_tx.h`; a program that uses it, as root, after
+//! `tc qdisc add dev lo root netem delay 200ms`:
+//!
+//! ```python
+//! import ctypes, fcntl, os, socket, struct
+//!
+//! COPY, SPLICE, GUARD = range(3)
+//! libc = ctypes.CDLL(None)
+//! dev = os.open("/dev/pin_guard_tx", os.O_RDWR)
+//! libc.aligned_alloc.restype = ctypes.c_void_p
+//! addr = libc.aligned_alloc(4096, 4096)
+//! server = socket.create_server(("127.0.0.1", 0))
+//!
+//! for mode, name in (COPY, "copy"), (SPLICE, "splice"), (GUARD, "guard"):
+//!     client = socket.create_connection(server.getsockname())
+//!     peer, _ = server.accept()
+//!     ctypes.memset(addr, ord("."), 4096)
+//!     fd = client.fileno()
+//!     # addr, len, buffer, fd, mode, flags, reserved, id (out), sent (out)
+//!     send = bytearray(struct.pack("=QQQiIIIQQ", addr, 4096, 0, fd, mode, 0, 0, 0, 0))
+//!     fcntl.ioctl(dev, 0xC03850D8, send)
+//!     # id, sent (out), pinned (out), requests (out), in_flight (out), copied (out), timeout_ms
+//!     wait = bytearray(send[40:48] + struct.pack("=QQIIII", 0, 0, 0, 0, 0, 10000))
+//!     fcntl.ioctl(dev, 0xC02850DC, wait)
+//!     ctypes.memset(addr, ord("!"), 4096)  # the request is complete: the memory is ours again
+//!     print(name, peer.recv(4096, socket.MSG_WAITALL)[:8])
+//! ```
+//!
+//! It prints `!!!!!!!!` for splice: the data left after the buffer was reused.
+//!
+//! A copy or a splice is complete at once. To be told of a guard's completion there are also poll(2), and
+//! SIGIO with O_ASYNC. Sends go on when the file is closed.
+
+mod plain_send;
+mod polled_device;
+
+use core::mem;
+use kernel::{
+    fs::File,
+    ioctl::{_IOW, _IOWR},
+    miscdevice::{MiscDevice, MiscDeviceRegistration},
+    new_mutex, new_poll_condvar,
+    prelude::*,
+    sync::{
+        poll::{PollCondVar, PollTable},
+        Arc, ArcBorrow, Mutex, UniqueArc,
+    },
+    time::{msecs_to_jiffies, Instant, Monotonic},
+    transmute::{AsBytes, FromBytes},
+    uaccess::{UserPtr, UserSlice},
+    InPlaceModule,
+};
+use pin_guard::{InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source};
+use plain_send::PlainSocket;
+use polled_device::{FasyncQueue, PolledDevice, PolledDeviceRegistration};
+
+module! {
+    type: TxModule,
+    name: "pin_guard_tx",
+    authors: ["The pin_guard developers"],
+    description: "A sender from user memory, to see what becomes of memory that is reused too early",
+    license: "GPL",
+}
+
+const SEND: u32 = _IOWR::<SendArg>('P' as u32, 0xd8);
+const REGISTER: u32 = _IOWR::<BufferArg>('P' as u32, 0xd9);
+const UNREGISTER: u32 = _IOW::<u64>('P' as u32, 0xda);
+const STATUS: u32 = _IOWR::<Status>('P' as u32, 0xdb);
+const WAIT: u32 = _IOWR::<Status>('P' as u32, 0xdc);
+const ABORT: u32 = _IOW::<u64>('P' as u32, 0xdd);
+
+const COPY: u32 = 0;
+const SPLICE: u32 = 1;
+const GUARD: u32 = 2;
+
+const DONTWAIT: u32 = 0x1;
+const MORE: u32 = 0x2;
+const COPY_OK: u32 = 0x4;
+
+const MAX_LEN: u64 = 64 << 20;
+
+/// `struct pin_guard_tx_send`
+#[repr(C)]
+struct SendArg {
+    addr: u64,
+    len: u64,
+    buffer: u64,
+    fd: i32,
+    mode: u32,
+    flags: u32,
+    reserved: u32,
+    id: u64,
+    sent: u64,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for SendArg {}
+// SAFETY: There is no padding and no interior mutability.
+unsafe impl AsBytes for SendArg {}
+
+/// `struct pin_guard_tx_buffer`
+#[repr(C)]
+struct BufferArg {
+    addr: u64,
+    len: u64,
+    buffer: u64,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for BufferArg {}
+// SAFETY: There is no padding and no interior mutability.
+unsafe impl AsBytes for BufferArg {}
+
+/// `struct pin_guard_tx_status`
+#[repr(C)]
+#[derive(Default)]
+struct Status {
+    id: u64,
+    sent: u64,
+    pinned: u64,
+    requests: u32,
+    in_flight: u32,
+    copied: u32,
+    timeout_ms: u32,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for Status {}
+// SAFETY: There is no padding and no interior mutability.
+unsafe impl AsBytes for Status {}
+
+/// A length that user space gave.
+fn check_len(len: u64) -> Result<usize> {
+    match len {
+        0 => Err(EINVAL),
+        1..=MAX_LEN => Ok(len as usize),
+        _ => Err(E2BIG),
+    }
+}
+
+/// A send that was made.
+struct Request {
+    id: u64,
+    sent: usize,
+    copied: bool,
+    /// `None` where nobody will say more.
+    in_flight: Option<InFlight>,
+}
+
+impl Request {
+    fn is_complete(&self) -> bool {
+        self.in_flight.as_ref().is_none_or(InFlight::is_complete)
+    }
+
+    fn pages(&self) -> usize {
+        self.in_flight.as_ref().map_or(0, InFlight::pages)
+    }
+
+    fn copied(&self) -> bool {
+        self.copied || self.in_flight.as_ref().is_some_and(InFlight::copied)
+    }
+}
+
+/// What an open file knows. The ids of both grow, so both are sorted.
+#[derive(Default)]
+struct Known {
+    last_id: u64,
+    requests: KVec<Arc<Request>>,
+    /// Sends that are being made; `requests` has room for them.
+    sending: usize,
+    last_buffer: u64,
+    buffers: KVec<(u64, Arc<PinGuard<Source>>)>,
+}
+
+impl Known {
+    fn request(&self, id: u64) -> Result<&Arc<Request>> {
+        let at = self
+            .requests
+            .binary_search_by_key(&id, |request| request.id);
+        Ok(&self.requests[at.map_err(|_| ENOENT)?])
+    }
+
+    fn buffer(&self, id: u64) -> Result<usize> {
+        self.buffers
+            .binary_search_by_key(&id, |(buffer, _)| *buffer)
+            .map_err(|_| ENOENT)
+    }
+}
+
+/// An open file: a sender with requests and buffers of its own.
+///
+/// The sends that it knows refer to it, as whom to notify, until `release` forgets them.
+#[pin_data]
+struct Tx {
+    #[pin]
+    known: Mutex<Known>,
+    #[pin]
+    done: PollCondVar,
+    fasync: FasyncQueue,
+}
+
+impl Tx {
+    /// Makes the send that was asked for. May sleep.
+    fn transmit(tx: ArcBorrow<'_, Self>, send: &SendArg) -> Result<Request> {
+        let (addr, len) = (send.addr as usize, check_len(send.len)?);
+        if send.mode > GUARD
+            || send.flags & !(DONTWAIT | MORE | COPY_OK) != 0
+            || send.reserved != 0
+            || (send.buffer != 0 && send.mode != GUARD)
+        {
+            return Err(EINVAL);
+        }
+        let options = SendOptions {
+            dont_wait: send.flags & DONTWAIT != 0,
+            more: send.flags & MORE != 0,
+            copy_ok: send.flags & COPY_OK != 0,
+        };
+        // In every mode, as it refuses what is no TCP or UDP socket.
+        let socket = Socket::from_fd(send.fd, &THIS_MODULE)?;
+        let (sent, in_flight) = match send.mode {
+            COPY => {
+                let socket = PlainSocket::from_fd(send.fd)?;
+                (socket.copy(addr, len, options)?, None)
+            }
+            SPLICE => {
+                let socket = PlainSocket::from_fd(send.fd)?;
+                (socket.splice(addr, len, options)?, None)
+            }
+            _ => {
+                let notify: Arc<Self> = tx.into();
+                let in_flight = if send.buffer == 0 {
+                    let guard = PinGuard::<Source>::new(addr, len)?;
+                    socket.send(guard, options, Some(notify))?
+                } else {
+                    let guard = {
+                        let known = tx.known.lock();
+                        known.buffers[known.buffer(send.buffer)?].1.clone()
+                    };
+                    let end = addr.checked_add(len).ok_or(EINVAL)?;
+                    socket.send_shared(&guard, addr..end, options, Some(notify))?
+                };
+                (in_flight.sent(), Some(in_flight))
+            }
+        };
+        Ok(Request {
+            id: 0,
+            sent,
+            copied: send.mode == COPY,
+            in_flight,
+        })
+    }
+
+    fn send(tx: ArcBorrow<'_, Self>, arg: UserPtr) -> Result {
+        let (mut reader, mut writer) =
+            UserSlice::new(arg, mem::size_of::<SendArg>()).reader_writer();
+        let mut send: SendArg = reader.read()?;
+
+        // What can fail comes first: a send that was made is known.
+        let request = UniqueArc::new_uninit(GFP_KERNEL)?;
+        {
+            let mut known = tx.known.lock();
+            let sending = known.sending + 1;
+            known.requests.reserve(sending, GFP_KERNEL)?;
+            known.sending = sending;
+        }
+        let made = Self::transmit(tx, &send);
+        let request = {
+            let mut known = tx.known.lock();
+            known.sending -= 1;
+            let made = made?;
+            known.last_id += 1;
+            let id = known.last_id;
+            let request = Arc::from(request.write(Request { id, ..made }));
+            // The capacity is there.
+            let _ = known.requests.push_within_capacity(request.clone());
+            request
+        };
+        // It may have been complete before `poll` could see it.
+        if request.is_complete() {
+            tx.complete();
+        }
+        send.id = request.id;
+        send.sent = request.sent as u64;
+        // The data is on its way: if this fails, the request stays, to be found by id 0.
+        writer.write(&send)
+    }
+
+    fn register(&self, arg: UserPtr) -> Result {
+        let (mut reader, mut writer) =
+            UserSlice::new(arg, mem::size_of::<BufferArg>()).reader_writer();
+        let mut buffer: BufferArg = reader.read()?;
+        let guard = PinGuard::<Source>::long_term(buffer.addr as usize, check_len(buffer.len)?)?;
+        let guard = Arc::new(guard, GFP_KERNEL)?;
+        {
+            let mut known = self.known.lock();
+            known.last_buffer += 1;
+            buffer.buffer = known.last_buffer;
+            known.buffers.push((buffer.buffer, guard), GFP_KERNEL)?;
+        }
+        writer.write(&buffer).inspect_err(|_| {
+            let _ = self.unregister(buffer.buffer);
+        })
+    }
+
+    fn unregister(&self, id: u64) -> Result {
+        let mut known = self.known.lock();
+        let at = known.buffer(id)?;
+        let removed = known.buffers.remove(at);
+        // It may be a lot to unpin.
+        drop(known);
+        drop(removed);
+        Ok(())
+    }
+
+    /// The request `id`, or all if it is 0.
+    fn requests(&self, id: u64) -> Result<KVec<Arc<Request>>> {
+        let known = self.known.lock();
+        let mut requests = KVec::new();
+        if id == 0 {
+            requests.extend_from_slice(&known.requests, GFP_KERNEL)?;
+        } else {
+            requests.push(known.request(id)?.clone(), GFP_KERNEL)?;
+        }
+        Ok(requests)
+    }
+
+    /// Says how `id` stands, and forgets it if `wait`ed for.
+    fn status(&self, arg: UserPtr, wait: bool) -> Result {
+        let (mut reader, mut writer) =
+            UserSlice::new(arg, mem::size_of::<Status>()).reader_writer();
+        let Status { id, timeout_ms, .. } = reader.read()?;
+        let requests = self.requests(id)?;
+        if wait {
+            Self::wait(&requests, timeout_ms)?;
+        }
+        let mut status = Status {
+            id,
+            timeout_ms,
+            requests: requests.len() as u32,
+            ..Status::default()
+        };
+        for request in requests.iter() {
+            status.sent += request.sent as u64;
+            // In this order: what is complete has no pages, and nothing more is copied of it.
+            status.in_flight += u32::from(!request.is_complete());
+            status.pinned += request.pages() as u64;
+            status.copied += u32::from(request.copied());
+        }
+        writer.write(&status)?;
+        if wait {
+            let waited = |id| requests.binary_search_by_key(&id, |request| request.id);
+            let mut known = self.known.lock();
+            known.requests.retain(|request| waited(request.id).is_err());
+        }
+        Ok(())
+    }
+
+    /// Waits for all of `requests`, without the lock.
+    fn wait(requests: &[Arc<Request>], timeout_ms: u32) -> Result {
+        let start = Instant::<Monotonic>::now();
+        for request in requests {
+            if let Some(in_flight) = &request.in_flight {
+                let left = match timeout_ms {
+                    u32::MAX => u32::MAX,
+                    _ => timeout_ms.saturating_sub(start.elapsed().as_millis() as u32),
+                };
+                in_flight.wait(msecs_to_jiffies(left))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn abort(&self, id: u64) -> Result {
+        let request = self.known.lock().request(id)?.clone();
+        match &request.in_flight {
+            Some(in_flight) => in_flight.abort(),
+            // It is complete.
+            None => Ok(()),
+        }
+    }
+}
+
+impl Notify for Tx {
+    fn complete(&self) {
+        self.done.notify_all();
+        self.fasync.notify();
+    }
+}
+
+#[vtable]
+impl MiscDevice for Tx {
+    type Ptr = Arc<Self>;
+
+    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            try_pin_init!(Self {
+                known <- new_mutex!(Known::default()),
+                done <- new_poll_condvar!(),
+                fasync: FasyncQueue::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn release(tx: Arc<Self>, _file: &File) {
+        // Sends in flight go on. Theirs were the other references to `tx`.
+        let known = mem::take(&mut *tx.known.lock());
+        drop(known);
+    }
+
+    fn ioctl(tx: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let arg = UserPtr::from_addr(arg);
+        let id = || UserSlice::new(arg, mem::size_of::<u64>()).reader().read();
+        match cmd {
+            SEND => Self::send(tx, arg)?,
+            REGISTER => tx.register(arg)?,
+            UNREGISTER => tx.unregister(id()?)?,
+            STATUS => tx.status(arg, false)?,
+            WAIT => tx.status(arg, true)?,
+            ABORT => tx.abort(id()?)?,
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+impl PolledDevice for Tx {
+    fn poll(tx: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> bool {
+        table.register_wait(file, &tx.done);
+        let known = tx.known.lock();
+        known.requests.iter().any(|request| request.is_complete())
+    }
+
+    fn fasync_queue<'a>(tx: &'a ArcBorrow<'_, Self>) -> Option<&'a FasyncQueue> {
+        Some(&tx.fasync)
+    }
+}
+
+#[pin_data]
+struct TxModule {
+    #[pin]
+    _device: PolledDeviceRegistration<Tx>,
+    _quiesce: Quiesce,
+}
+
+impl InPlaceModule for TxModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _device <- PolledDeviceRegistration::register(c"pin_guard_tx", &THIS_MODULE),
+            _quiesce: Quiesce,
+        })
+    }
+}
