@@ -62,6 +62,9 @@ extern "C" {
     pub(crate) fn pin_guard_tcp_mtu_probing(sk: *const bindings::sock) -> bool;
     pub(crate) fn pin_guard_sock_hold(sk: *mut bindings::sock);
     pub(crate) fn pin_guard_sock_put(sk: *mut bindings::sock);
+    pub(crate) fn pin_guard_skb_shinfo(
+        skb: *const bindings::sk_buff,
+    ) -> *mut bindings::skb_shared_info;
     pub(crate) fn pin_guard_skb_zcopy(skb: *mut bindings::sk_buff) -> *mut bindings::ubuf_info;
 
     pub(crate) fn pin_guard_copy_page_range(

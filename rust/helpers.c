@@ -117,6 +117,11 @@ void pin_guard_sock_put(struct sock *sk)
 	sock_put(sk);
 }
 
+struct skb_shared_info *pin_guard_skb_shinfo(const struct sk_buff *skb)
+{
+	return skb_shinfo(skb);
+}
+
 struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb)
 {
 	return skb_zcopy(skb);

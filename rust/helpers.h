@@ -11,6 +11,7 @@ struct kiocb;
 struct mm_struct;
 struct page;
 struct sk_buff;
+struct skb_shared_info;
 struct sock;
 struct socket;
 struct ubuf_info;
@@ -40,6 +41,7 @@ bool pin_guard_sock_support_zc(const struct socket *sock);
 bool pin_guard_tcp_mtu_probing(const struct sock *sk);
 void pin_guard_sock_hold(struct sock *sk);
 void pin_guard_sock_put(struct sock *sk);
+struct skb_shared_info *pin_guard_skb_shinfo(const struct sk_buff *skb);
 struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb);
 
 int pin_guard_copy_page_range(struct vm_area_struct *dst_vma, struct vm_area_struct *src_vma);

@@ -31,7 +31,7 @@ use kernel::{
 };
 
 static SENDS: Atomic<usize> = Atomic::new(0);
-static SENDS_COPIED: Atomic<usize> = Atomic::new(0);
+static SENDS_COPIED: Atomic<isize> = Atomic::new(0);
 static SENDS_IN_FLIGHT: Atomic<isize> = Atomic::new(0);
 
 /// The counters of this file, for debugfs `counters`.
@@ -263,6 +263,12 @@ impl Flight {
         if prev.is_null() || prev == ubuf {
             return 0;
         }
+        // A send that joins and finds no room would have to wait for the others, even if it fails.
+        // SAFETY: The skb is valid.
+        let frags = unsafe { (*pin_guard_skb_shinfo(skb)).nr_frags };
+        if u32::from(frags) >= bindings::MAX_SKB_FRAGS {
+            return no;
+        }
         // SAFETY: As above.
         if !ptr::eq(unsafe { (*prev).ops }, &OPS) {
             return no;
@@ -322,10 +328,10 @@ impl Flight {
         drop(load.buffer.take());
         drop(load.charge.take());
         flight.copied.store(copied, Relaxed);
-        SENDS_IN_FLIGHT.add(-1, Relaxed);
         // None were held for a send that failed.
-        if copied && flight.pages.load(Relaxed) != 0 {
-            SENDS_COPIED.add(1, Relaxed);
+        if flight.pages.load(Relaxed) != 0 {
+            SENDS_IN_FLIGHT.add(-1, Relaxed);
+            SENDS_COPIED.add(isize::from(copied), Relaxed);
         }
         flight.pages.store(0, Release);
         // SAFETY: It is initialised.
@@ -486,7 +492,6 @@ impl Socket {
         let ubuf = flight.ubuf.get();
         // INVARIANT: The reference that `ubuf` holds.
         let _ = Arc::into_raw(flight.clone());
-        SENDS_IN_FLIGHT.add(1, Relaxed);
 
         // SAFETY: By the invariants of `Flight`, this is ours until the reference on `ubuf` is put.
         let load = unsafe { &mut *flight.load.get() };
@@ -510,6 +515,7 @@ impl Socket {
             }
             flight.pages.store(pages, Relaxed);
             SENDS.add(1, Relaxed);
+            SENDS_IN_FLIGHT.add(1, Relaxed);
             load.notify = notify;
         }
         // SAFETY: This is the sender's reference.

@@ -73,6 +73,11 @@ impl Socket {
         Ok(socket)
     }
 
+    /// The socket as the C API takes it; valid for as long as this value lives.
+    pub fn as_raw(&self) -> *mut bindings::socket {
+        self.raw
+    }
+
     pub(crate) fn protocol(&self) -> Protocol {
         self.protocol
     }

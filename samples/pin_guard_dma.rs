@@ -378,7 +378,8 @@ fn at_position(
     Ok(len)
 }
 
-impl PolledDevice for Engine {
+// SAFETY: There is no queue.
+unsafe impl PolledDevice for Engine {
     fn poll(engine: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> bool {
         table.register_wait(file, &engine.done);
         let requests = engine.requests.lock();

@@ -58,7 +58,7 @@ use kernel::{
     InPlaceModule,
 };
 use pin_guard::{InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source};
-use plain_send::PlainSocket;
+use plain_send::PlainSend;
 use polled_device::{FasyncQueue, PolledDevice, PolledDeviceRegistration};
 
 module! {
@@ -222,17 +222,10 @@ impl Tx {
             more: send.flags & MORE != 0,
             copy_ok: send.flags & COPY_OK != 0,
         };
-        // In every mode, as it refuses what is no TCP or UDP socket.
         let socket = Socket::from_fd(send.fd, &THIS_MODULE)?;
         let (sent, in_flight) = match send.mode {
-            COPY => {
-                let socket = PlainSocket::from_fd(send.fd)?;
-                (socket.copy(addr, len, options)?, None)
-            }
-            SPLICE => {
-                let socket = PlainSocket::from_fd(send.fd)?;
-                (socket.splice(addr, len, options)?, None)
-            }
+            COPY => (socket.copy(addr, len, options)?, None),
+            SPLICE => (socket.splice(addr, len, options)?, None),
             _ => {
                 let notify: Arc<Self> = tx.into();
                 let in_flight = if send.buffer == 0 {
@@ -431,7 +424,8 @@ impl MiscDevice for Tx {
     }
 }
 
-impl PolledDevice for Tx {
+// SAFETY: A file's queue is in its `Tx`.
+unsafe impl PolledDevice for Tx {
     fn poll(tx: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> bool {
         table.register_wait(file, &tx.done);
         let known = tx.known.lock();

@@ -4,29 +4,25 @@
 
 use core::ptr;
 use kernel::{bindings, error::to_result, page::PAGE_SIZE, prelude::*};
-use pin_guard::SendOptions;
+use pin_guard::{SendOptions, Socket};
 
-/// A socket of the current task, to send user memory on.
-///
-/// # Invariants
-///
-/// It is valid, with a reference on its file that is ours.
-pub(crate) struct PlainSocket(*mut bindings::socket);
-
-impl PlainSocket {
-    /// Errors: EBADF, ENOTSOCK.
-    pub(crate) fn from_fd(fd: i32) -> Result<Self> {
-        let mut errno = 0;
-        // SAFETY: `errno` takes the error.
-        let socket = unsafe { bindings::sockfd_lookup(fd, &mut errno) };
-        to_result(errno)?;
-        Ok(Self(socket))
-    }
-
+/// What a socket offers besides the send guard.
+pub(crate) trait PlainSend {
     /// Copies `len` bytes of user memory at `addr` to the socket, as send(2) does. Returns how many bytes
     /// it took. May sleep.
-    pub(crate) fn copy(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize> {
-        self.send(0, options, |iter| {
+    fn copy(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize>;
+
+    /// Hands the pages of `len` bytes of user memory at `addr` to the socket. Returns how many bytes it
+    /// took. May sleep.
+    ///
+    /// The stack has its own references on the pages, by which they outlive the call, and nobody is told
+    /// when it drops them.
+    fn splice(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize>;
+}
+
+impl PlainSend for Socket {
+    fn copy(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize> {
+        send(self, 0, options, |iter| {
             // SAFETY: `iter` is to be set up. An ioctl has a user's mm.
             to_result(unsafe {
                 bindings::import_ubuf(
@@ -39,12 +35,7 @@ impl PlainSocket {
         })
     }
 
-    /// Hands the pages of `len` bytes of user memory at `addr` to the socket. Returns how many bytes it
-    /// took. May sleep.
-    ///
-    /// The stack has its own references on the pages, by which they outlive the call, and nobody is told
-    /// when it drops them.
-    pub(crate) fn splice(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize> {
+    fn splice(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize> {
         let pages = Pages::get(addr, len)?;
         let mut bvecs = KVVec::with_capacity(pages.0.len(), GFP_KERNEL)?;
         let mut offset = addr % PAGE_SIZE;
@@ -62,7 +53,7 @@ impl PlainSocket {
             left -= part;
             offset = 0;
         }
-        self.send(bindings::MSG_SPLICE_PAGES, options, |iter| {
+        send(self, bindings::MSG_SPLICE_PAGES, options, |iter| {
             // SAFETY: `iter` is to be set up; `bvecs` and the pages outlive it.
             unsafe {
                 bindings::iov_iter_bvec(
@@ -76,41 +67,35 @@ impl PlainSocket {
             Ok(())
         })
     }
-
-    /// Sends what `set_up` makes of the iterator.
-    fn send(
-        &self,
-        flags: u32,
-        options: SendOptions,
-        set_up: impl FnOnce(&mut bindings::iov_iter) -> Result,
-    ) -> Result<usize> {
-        let mut message = bindings::msghdr::default();
-        set_up(&mut message.msg_iter)?;
-        message.msg_flags = flags | bindings::MSG_NOSIGNAL;
-        // SAFETY: By the type invariants.
-        let (file_flags, kind) = unsafe { ((*(*self.0).file).f_flags, (*self.0).type_) };
-        // As the send guard has it.
-        if options.more && kind as bindings::sock_type != bindings::sock_type_SOCK_STREAM {
-            return Err(EINVAL);
-        }
-        if options.dont_wait || file_flags & bindings::O_NONBLOCK != 0 {
-            message.msg_flags |= bindings::MSG_DONTWAIT;
-        }
-        if options.more {
-            message.msg_flags |= bindings::MSG_MORE;
-        }
-        // SAFETY: By the type invariants; `set_up` has set the iterator up.
-        match unsafe { bindings::sock_sendmsg(self.0, &mut message) } {
-            e if e < 0 => Err(Error::from_errno(e)),
-            sent => Ok(sent as usize),
-        }
-    }
 }
 
-impl Drop for PlainSocket {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants, the reference is ours.
-        unsafe { bindings::fput((*self.0).file) };
+/// Sends what `set_up` makes of the iterator.
+fn send(
+    socket: &Socket,
+    flags: u32,
+    options: SendOptions,
+    set_up: impl FnOnce(&mut bindings::iov_iter) -> Result,
+) -> Result<usize> {
+    let socket = socket.as_raw();
+    let mut message = bindings::msghdr::default();
+    set_up(&mut message.msg_iter)?;
+    message.msg_flags = flags | bindings::MSG_NOSIGNAL;
+    // SAFETY: The socket is valid, and so is its file.
+    let (file_flags, kind) = unsafe { ((*(*socket).file).f_flags, (*socket).type_) };
+    // As the send guard has it.
+    if options.more && kind as bindings::sock_type != bindings::sock_type_SOCK_STREAM {
+        return Err(EINVAL);
+    }
+    if options.dont_wait || file_flags & bindings::O_NONBLOCK != 0 {
+        message.msg_flags |= bindings::MSG_DONTWAIT;
+    }
+    if options.more {
+        message.msg_flags |= bindings::MSG_MORE;
+    }
+    // SAFETY: The socket is valid; `set_up` has set the iterator up.
+    match unsafe { bindings::sock_sendmsg(socket, &mut message) } {
+        e if e < 0 => Err(Error::from_errno(e)),
+        sent => Ok(sent as usize),
     }
 }
 

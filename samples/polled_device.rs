@@ -14,7 +14,11 @@ use kernel::{
 };
 
 /// A misc device whose files can be polled for reading.
-pub(crate) trait PolledDevice: MiscDevice {
+///
+/// # Safety
+///
+/// `fasync_queue` always returns the same queue for a file.
+pub(crate) unsafe trait PolledDevice: MiscDevice {
     /// Whether there is something to read. Registers the condition variable to wait on with `table`.
     fn poll(
         device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
@@ -23,7 +27,7 @@ pub(crate) trait PolledDevice: MiscDevice {
     ) -> bool;
 
     /// Where to add those who want SIGIO when there is something to read (O_ASYNC), and to remove them
-    /// from: always the same queue. Without one, they get ENOTTY.
+    /// from. Without one, they get ENOTTY.
     fn fasync_queue<'a>(
         _device: &'a <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
     ) -> Option<&'a FasyncQueue> {
