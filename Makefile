@@ -65,7 +65,7 @@ clean:
 		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.rsi' \
 		-o -name '*_generated.h' -o -name '*.long-type-*.txt' -o -name modules.order -o -name Module.symvers \
 		-o -name .module-common.o \) -type f -exec rm -f {} +
-	@cd selftests && rm -f $$(sed -n 's/^TEST_GEN_PROGS := //p' Makefile)
+	@cd selftests && rm -f $$(sed -n 's/^TEST_GEN_PROGS\(_EXTENDED\)* := //p' Makefile)
 	@rm -rf out
 
 clean-cache:

@@ -76,7 +76,7 @@ void finish(enum outcome outcome, const char *fmt, ...)
 	_exit(0);
 }
 
-static double now_ms(void)
+double now_ms(void)
 {
 	struct timespec t;
 
@@ -134,6 +134,7 @@ static const char *target_open(struct target *t, const char *path)
 	if (!stat(path, &st) && S_ISCHR(st.st_mode)) {
 		t->dma = true;
 		t->delay_ms = opt.delay_ms ? opt.delay_ms : 100;
+		t->latency_ms = 3 * t->delay_ms;
 		return NULL;
 	}
 	if (S_ISDIR(st.st_mode)) {
@@ -152,6 +153,8 @@ static const char *target_open(struct target *t, const char *path)
 	latency = read_latency(t);
 	if (!t->delay_ms)
 		t->delay_ms = latency / 4;
+	/* With something for what the reads above took besides. */
+	t->latency_ms = latency * 3 / 4;
 	ksft_print_msg("%s: a read takes %.1f ms, the fork comes after %u ms\n", path, latency,
 		       t->delay_ms);
 	if (latency < SHORTEST_MS) {

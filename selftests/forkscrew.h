@@ -82,6 +82,8 @@ void memory_unmap(struct memory *m);
 void memory_move(struct memory *m, char *to);
 bool memory_is_swapped(const struct memory *m);
 
+double now_ms(void);
+
 /* The content that the area has before the read. */
 unsigned char byte_before(size_t offset);
 
@@ -92,6 +94,7 @@ struct target {
 	bool dma;
 	unsigned int mode;		/* enum pin_guard_dma_mode */
 	unsigned int delay_ms;		/* from the submission to the fork */
+	unsigned int latency_ms;	/* of a read, at least */
 	int fd;				/* of the file */
 };
 

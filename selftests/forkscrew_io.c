@@ -278,7 +278,7 @@ static void dma_submit(struct io *io)
 			.addr = (unsigned long)io->mem->seg[i].iov_base,
 			.len = io->mem->seg[i].iov_len,
 			.pattern = DMA_PATTERN,
-			.delay_ms = 3 * t->delay_ms,
+			.delay_ms = t->latency_ms,
 			.mode = t->mode,
 			.op = PIN_GUARD_DMA_FILL,
 		};

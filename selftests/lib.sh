@@ -24,14 +24,15 @@ pg_undo()
 	PG_UNDO+=("$(printf '%q ' "$@")")
 }
 
+# pg_cleanup [N] - undoes all but the first N
 pg_cleanup()
 {
 	local i
 
-	for ((i = ${#PG_UNDO[@]} - 1; i >= 0; i--)); do
+	for ((i = ${#PG_UNDO[@]} - 1; i >= ${1:-0}; i--)); do
 		eval "${PG_UNDO[i]}" >/dev/null 2>&1
+		unset "PG_UNDO[i]"
 	done
-	PG_UNDO=()
 }
 
 # pg_skip_all REASON
@@ -58,7 +59,7 @@ pg_start()
 # pg_finish - every script ends so
 pg_finish()
 {
-	pg_cleanup
+	pg_cleanup 0
 	ktap_finished
 }
 
@@ -281,7 +282,7 @@ pg_memory()
 }
 
 #
-# NFS from a server of our own on lo, inside pg_isolate
+# NFS from a server of our own, inside pg_isolate: on lo, or in another network namespace
 #
 
 # pg_netem DELAY - on everything that goes over lo, both ways
@@ -296,6 +297,16 @@ pg_netem_off()
 	return 0
 }
 
+# pg_mount TYPE DIRECTORY COMMAND... - COMMAND gets into the network namespace
+pg_mount()
+{
+	"${@:3}" mount -t "$1" "$1" "$2" && pg_undo umount -l "$2"
+}
+
+PG_NFS_SERVER=127.0.0.1	# the addresses
+PG_NFS_CLIENT=127.0.0.1
+PG_NFS_AT=()		# a command that gets into the server's network namespace
+
 # pg_nfs_server - exports $PG_RUN/export, or says why not; hides /run; not for a subshell, or
 # what it starts is not undone
 pg_nfs_server()
@@ -305,25 +316,31 @@ pg_nfs_server()
 	for tool in rpc.nfsd rpc.mountd exportfs rpcbind tc mount.nfs; do
 		command -v "$tool" >/dev/null || { echo "no $tool"; return 1; }
 	done
-	ip link set lo up || return 1
+	"${PG_NFS_AT[@]}" ip link set lo up || return 1
 	# All state of the daemons is ours: the machine may have a server of its own.
-	mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/nfs || return 1
+	pg_mount tmpfs /run && pg_mount tmpfs /var/lib/nfs || return 1
 	mkdir -p /run/rpcbind /run/rpc_pipefs /var/lib/nfs/{sm,sm.bak,nfsdcld} "$PG_RUN"/{export,mnt}
 	touch /var/lib/nfs/{etab,rmtab,state}
-	rpcbind -w >/dev/null 2>&1 || rpcbind || { echo "rpcbind does not start"; return 1; }
+	pg_undo pkill --ns $$ --nslist mnt -x 'rpcbind|rpc.mountd|nfsdcld'
+	"${PG_NFS_AT[@]}" rpcbind -w >/dev/null 2>&1 || "${PG_NFS_AT[@]}" rpcbind ||
+		{ echo "rpcbind does not start"; return 1; }
 	modprobe nfsd || { echo "no nfsd.ko"; return 1; }
-	mount -t nfsd nfsd /proc/fs/nfsd && mount -t tmpfs tmpfs "$PG_RUN/export" || return 1
+	pg_mount nfsd /proc/fs/nfsd "${PG_NFS_AT[@]}" && pg_mount tmpfs "$PG_RUN/export" || return 1
+	[ "$(</proc/fs/nfsd/threads)" = 0 ] || { echo "there is an NFS server already"; return 1; }
 	chmod 777 "$PG_RUN/export"
 	# A server that has just started makes the first open wait for 90 s, or 10 s at least;
 	# one that can ask nfsdcld, which knows of no client to wait for, not at all.
-	mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs && nfsdcld -p /run/rpc_pipefs 2>/dev/null
+	pg_mount rpc_pipefs /run/rpc_pipefs "${PG_NFS_AT[@]}" &&
+		"${PG_NFS_AT[@]}" nfsdcld -p /run/rpc_pipefs 2>/dev/null
 	echo 10 >/proc/fs/nfsd/nfsv4leasetime
 	echo 10 >/proc/fs/nfsd/nfsv4gracetime
-	exportfs -o rw,no_root_squash,insecure,async,no_subtree_check,fsid=0 \
-		"127.0.0.1:$PG_RUN/export" || return 1
-	rpc.nfsd --no-udp 8 2>/dev/null || { echo "rpc.nfsd does not start"; return 1; }
-	pg_undo rpc.nfsd 0
-	rpc.mountd --no-udp >/dev/null 2>&1 || { echo "rpc.mountd does not start"; return 1; }
+	"${PG_NFS_AT[@]}" exportfs -o rw,no_root_squash,insecure,async,no_subtree_check,fsid=0 \
+		"$PG_NFS_CLIENT:$PG_RUN/export" || return 1
+	"${PG_NFS_AT[@]}" rpc.nfsd --no-udp 8 2>/dev/null ||
+		{ echo "rpc.nfsd does not start"; return 1; }
+	pg_undo "${PG_NFS_AT[@]}" rpc.nfsd 0
+	"${PG_NFS_AT[@]}" rpc.mountd --no-udp >/dev/null 2>&1 ||
+		{ echo "rpc.mountd does not start"; return 1; }
 }
 
 # pg_nfs_mount VERSION DIRECTORY
@@ -331,8 +348,8 @@ pg_nfs_mount()
 {
 	mkdir -p "$2"
 	if [ "$1" = 3 ]; then
-		mount -t nfs -o vers=3,proto=tcp,nolock "127.0.0.1:$PG_RUN/export" "$2"
+		mount -t nfs -o vers=3,proto=tcp,nolock "$PG_NFS_SERVER:$PG_RUN/export" "$2"
 	else
-		mount -t nfs -o "vers=$1,proto=tcp" 127.0.0.1:/ "$2"
+		mount -t nfs -o "vers=$1,proto=tcp" "$PG_NFS_SERVER:/" "$2"
 	fi && pg_undo umount -l "$2"
 }

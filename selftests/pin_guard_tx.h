@@ -14,7 +14,7 @@ enum pin_guard_tx_mode {
 
 /* flags */
 #define PIN_GUARD_TX_DONTWAIT	0x1	/* EAGAIN, or a short send, where the socket is full */
-#define PIN_GUARD_TX_MORE	0x2	/* as MSG_MORE; TCP only */
+#define PIN_GUARD_TX_MORE	0x2	/* as MSG_MORE; TCP only, else EINVAL */
 #define PIN_GUARD_TX_COPY_OK	0x4	/* GUARD: copies on a socket that cannot do without (kTLS) */
 
 #define PIN_GUARD_TX_MAX_LEN	(64ULL << 20)
@@ -32,7 +32,7 @@ struct pin_guard_tx_send {
 	__u64 sent;		/* out: the bytes that the socket took; no other is pinned */
 };
 
-/* Memory that is pinned once, for many sends; charged to RLIMIT_MEMLOCK. */
+/* Memory that is pinned once, for many sends; over RLIMIT_MEMLOCK ENOMEM, and a send ENOBUFS. */
 struct pin_guard_tx_buffer {
 	__u64 addr;
 	__u64 len;
@@ -57,7 +57,10 @@ struct pin_guard_tx_status {
 #define PIN_GUARD_TX_STATUS	_IOWR('P', 0xdb, struct pin_guard_tx_status)
 /* Until complete, then forgets the requests.  ETIMEDOUT; EINTR if killed. */
 #define PIN_GUARD_TX_WAIT	_IOWR('P', 0xdc, struct pin_guard_tx_status)
-/* Resets the connection of a request: the pages come back soon, the data is lost. */
+/*
+ * Resets the connection of a request: the pages come back soon, the data is lost.  EOPNOTSUPP for
+ * UDP, which keeps nothing for a peer.
+ */
 #define PIN_GUARD_TX_ABORT	_IOW('P', 0xdd, __u64)
 /* poll(2): POLLIN when a request is complete that nobody has waited for.  O_ASYNC: SIGIO then. */
 

@@ -1,0 +1,703 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The cases of send_guard: how long a send lives, and what is said of it. The table of all. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/netlink.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "send_guard.h"
+
+#define PLUG		(384UL << 10)	/* more than peer's window */
+#define ROOM		(8 << 20)	/* in the send queue: nothing blocks */
+#define NOBODY		65534
+
+int dev = -1;
+struct session s;
+
+/* Memory */
+
+unsigned char *map(size_t size, int flags, int fd)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | flags : MAP_SHARED, fd, 0);
+
+	must(p != MAP_FAILED, "mmap: %s", strerror(errno));
+	return p;
+}
+
+void fill(unsigned char *p, size_t len, size_t later)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		p[i] = peer_byte(s.seed, s.sent + later + i);
+}
+
+void overwrite(unsigned char *p, size_t len)
+{
+	memset(p, PEER_OVERWRITTEN, len);
+}
+
+unsigned char *next_bytes(size_t len)
+{
+	unsigned char *p = map(len + 2 * PAGE, 0, -1) + 123;
+
+	fill(p, len, 0);
+	return p;
+}
+
+/* Sessions */
+
+void begin_kind(struct peer_hello hello)
+{
+	if (dev < 0)
+		dev = tx_open();
+	must(dev >= 0, TX_DEVICE ": %s", strerror(errno));
+	session_open(&s, settings.address, hello);
+	send_room(s.data, ROOM);
+}
+
+void begin(void)
+{
+	begin_kind((struct peer_hello){ .kind = PEER_TCP, .seed = getpid() });
+}
+
+struct pin_guard_tx_send request(unsigned int mode, const void *addr, size_t len)
+{
+	return (struct pin_guard_tx_send){
+		.addr = (unsigned long)addr, .len = len, .fd = s.data, .mode = mode,
+	};
+}
+
+uint64_t put(unsigned int mode, const unsigned char *addr, size_t len, unsigned int flags)
+{
+	struct pin_guard_tx_send r = request(mode, addr, len);
+	int err;
+
+	if (mode == MODE_PLAIN) {
+		must(send(s.data, addr, len, MSG_NOSIGNAL) == (ssize_t)len, "send: %s",
+		     strerror(errno));
+		s.sent += len;
+		return 0;
+	}
+	for (r.flags = flags; r.len; r.addr += r.sent, r.len -= r.sent) {
+		err = tx_send(dev, &r);
+		must(!err, "%s of %llu bytes: %s", mode_names[mode], r.len, strerror(err));
+		must(r.sent && r.sent <= r.len, "sent %llu of %llu bytes", r.sent, r.len);
+		s.sent += r.sent;
+	}
+	return r.id;
+}
+
+void plug(void)
+{
+	unsigned char *p = next_bytes(PLUG);
+
+	put(MODE_PLAIN, p, PLUG, 0);
+}
+
+struct pin_guard_tx_status status_of(uint64_t id)
+{
+	struct pin_guard_tx_status status;
+	int err = tx_status(dev, id, &status);
+
+	must(!err, "status: %s", strerror(err));
+	return status;
+}
+
+struct pin_guard_tx_status must_be_in_flight(uint64_t id)
+{
+	struct pin_guard_tx_status status;
+	int tries = 50;
+	long pins;
+
+	/* It may only become less; and others, coming and going, blur what the machine counts. */
+	do {
+		pins = pins_held();
+		status = status_of(id);
+	} while (pins < (long)status.pinned && --tries && !usleep(10000));
+	must(status.in_flight, "complete, though the peer has not read");
+	must(status.pinned, "in flight without a page");
+	must(tries, "%llu pages pinned, but %ld in all", status.pinned, pins);
+	return status;
+}
+
+void must_complete(uint64_t id)
+{
+	struct pin_guard_tx_status status;
+	int err = tx_wait(dev, id, NO_LIMIT, &status);
+
+	must(!err, "wait: %s", strerror(err));
+	must(!status.in_flight && !status.pinned, "complete, but %u in flight, %llu pages",
+	     status.in_flight, status.pinned);
+}
+
+void end(bool loses)
+{
+	struct peer_report r;
+
+	if (s.data >= 0)
+		shutdown(s.data, SHUT_WR);
+	r = session_report(&s, PEER_END);
+	must(r.received == s.sent, "sent %llu bytes, the peer got %llu (%s)",
+	     (unsigned long long)s.sent, (unsigned long long)r.received, strerror(r.error));
+	must(r.bad == r.overwritten, "%llu bytes are wrong and not overwritten, the first at %llu",
+	     (unsigned long long)(r.bad - r.overwritten), (unsigned long long)r.first_bad);
+	if (loses)
+		finish(r.bad ? CASE_PASSED : CASE_FAILED, "lost %llu of %llu bytes",
+		       (unsigned long long)r.bad, (unsigned long long)r.received);
+	must(!r.bad, "lost %llu of %llu bytes, the first at %llu", (unsigned long long)r.bad,
+	     (unsigned long long)r.received, (unsigned long long)r.first_bad);
+}
+
+void let_go(const struct send_case *c, unsigned char *p, size_t len)
+{
+	bool waits = c->mode == PIN_GUARD_TX_GUARD && !(c->flags & AT_ONCE);
+
+	if (!waits)
+		overwrite(p, len);
+	session_command(&s, PEER_GO);
+	if (waits) {
+		must_complete(0);
+		overwrite(p, len);
+	}
+}
+
+/*
+ * Life time
+ */
+
+static void close_in_flight(const struct send_case *c)
+{
+	size_t len = 100000;
+	unsigned char *p;
+
+	begin();
+	plug();
+	p = next_bytes(len);
+	put(c->mode, p, len, 0);
+	close(s.data);
+	s.data = -1;
+	must_be_in_flight(0);
+	let_go(c, p, len);
+	end(c->flags & LOSES);
+}
+
+/* The pages outlive the process, if it ends with the socket and the device open. */
+static void exit_in_flight(const struct send_case *c)
+{
+	size_t len = 64 * PAGE, other = 16 << 20;
+	int status, result[2];
+	pid_t pid;
+
+	begin();
+	plug();
+	must(!pipe(result), "pipe");
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		dev = tx_open();
+		put(c->mode, next_bytes(len), len, 0);
+		must_be_in_flight(0);
+		if (c->param)
+			raise(SIGKILL);
+		_exit(0);
+	}
+	must(waitpid(pid, &status, 0) == pid, "waitpid: %s", strerror(errno));
+	must(c->param ? WIFSIGNALED(status) : WIFEXITED(status), "status 0x%x", status);
+	s.sent += len;
+	close(s.data);
+	s.data = -1;
+	must(pins_held() >= 64, "%ld pins are held", pins_held());
+	/* Had they been freed, they would be somebody else's now. */
+	overwrite(map(other, 0, -1), other);
+	session_command(&s, PEER_GO);
+	end(false);
+}
+
+static void abort_in_flight(const struct send_case *c)
+{
+	struct pin_guard_tx_status status;
+	unsigned char *p;
+	uint64_t id;
+
+	begin();
+	plug();
+	p = next_bytes(100000);
+	id = put(c->mode, p, 100000, 0);
+	must(tx_wait(dev, id, A_WHILE_MS, &status) == ETIMEDOUT, "complete before the abort");
+	must(!tx_abort(dev, id), "abort: %s", strerror(errno));
+	must_complete(id);
+	must(send(s.data, p, 1, MSG_NOSIGNAL) < 0, "the connection goes on");
+	must(tx_abort(dev, id) == ENOENT, "it is still known");
+	/* The data is lost, and said to be. */
+	session_command(&s, PEER_GO);
+	must(session_report(&s, PEER_END).received < s.sent, "the peer got all");
+}
+
+/* Tells the script. */
+static void announce(const char *what)
+{
+	char path[300];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.%d", settings.sync, what, getpid());
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+	must(fd >= 0, "%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+/* From now on the link loses all. */
+static void await_cut(void)
+{
+	char path[300];
+
+	if (!settings.sync)
+		finish(CASE_SKIPPED, "nobody to cut the link: --sync");
+	announce("ready");
+	snprintf(path, sizeof(path), "%s/cut", settings.sync);
+	while (access(path, F_OK))
+		usleep(20000);
+}
+
+#define LINGER	1
+
+/* A peer that is gone keeps the pages, until somebody ends the connection. */
+static void gone(const struct send_case *c)
+{
+	struct linger linger = { .l_onoff = 1 };
+	struct pin_guard_tx_status status;
+	size_t len = 100000;
+	uint64_t id;
+
+	begin();
+	session_command(&s, PEER_GO);
+	await_cut();
+	id = put(c->mode, next_bytes(len), len, 0);
+	if (c->param == LINGER)
+		setsockopt(s.data, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	must_be_in_flight(id);
+	close(s.data);
+	if (c->param != LINGER) {
+		must(tx_wait(dev, id, A_WHILE_MS, &status) == ETIMEDOUT,
+		     "complete, with nobody to acknowledge it");
+		must_be_in_flight(id);
+		must(!tx_abort(dev, id), "abort: %s", strerror(errno));
+	}
+	must_complete(id);
+}
+
+/* For the script: in flight until somebody else ends it. */
+static void stuck(const struct send_case *c)
+{
+	begin();
+	await_cut();
+	put(c->mode, next_bytes(100000), 100000, 0);
+	must_be_in_flight(0);
+	announce("sent");
+	for (;;)
+		pause();
+}
+
+/*
+ * What it says
+ */
+
+static int socket_of(int family, int type, int protocol)
+{
+	int fd = socket(family, type, protocol);
+
+	if (fd < 0 && errno != EPROTONOSUPPORT && errno != EAFNOSUPPORT)
+		give_up("socket %d %d %d: %s", family, type, protocol, strerror(errno));
+	return fd;
+}
+
+static void errors(const struct send_case *c)
+{
+	unsigned char *p = map(4 * PAGE, 0, -1);
+	int pair[2], listener = socket_of(AF_INET, SOCK_STREAM, 0), bad_fd = 1000;
+	uint64_t unknown = 12345, a = (unsigned long)p;
+	struct pin_guard_tx_buffer b;
+	struct pin_guard_tx_status st;
+	unsigned int i;
+
+	begin();
+	must(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
+	must(!listen(listener, 1), "listen");
+	munmap(p + 2 * PAGE, PAGE);
+	{
+		const struct {
+			const char *what;
+			int expected, fd, or_fd_errno;
+			uint64_t addr, len, buffer;
+			unsigned int mode, flags, reserved;
+		} bad[] = {
+			{ "no file", EBADF, bad_fd, 0, a, 1, 0, 2 },
+			{ "no socket", ENOTSOCK, open("/dev/null", O_WRONLY), 0, a, 1, 0, 2 },
+			{ "a unix socket", EOPNOTSUPP, pair[0], 0, a, 1, 0, 2 },
+			{ "a unix socket, copy", EOPNOTSUPP, pair[0], 0, a, 1, 0, 0 },
+			{ "a netlink socket", EOPNOTSUPP,
+			  socket_of(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), 0, a, 1, 0, 2 },
+			{ "a raw socket", EOPNOTSUPP,
+			  socket_of(AF_INET, SOCK_RAW, IPPROTO_ICMP), 0, a, 1, 0, 2 },
+			{ "a packet socket", EOPNOTSUPP,
+			  socket_of(AF_PACKET, SOCK_RAW, 0), 0, a, 1, 0, 2 },
+			{ "an MPTCP socket", EOPNOTSUPP, socket_of(AF_INET, SOCK_STREAM, 262), EBADF,
+			  a, 1, 0, 2 },
+			{ "a listening socket", EPIPE, listener, ENOTCONN, a, 1, 0, 2 },
+			{ "an unconnected TCP socket", EPIPE, socket_of(AF_INET, SOCK_STREAM, 0),
+			  ENOTCONN, a, 1, 0, 2 },
+			{ "an unconnected UDP socket", EDESTADDRREQ,
+			  socket_of(AF_INET, SOCK_DGRAM, 0), 0, a, 1, 0, 2 },
+			{ "MORE on UDP", EINVAL, socket_of(AF_INET, SOCK_DGRAM, 0), 0, a, 1, 0, 2,
+			  PIN_GUARD_TX_MORE },
+			{ "length 0", EINVAL, s.data, 0, a, 0, 0, 2 },
+			{ "a mode", EINVAL, s.data, 0, a, 1, 0, 3 },
+			{ "a flag", EINVAL, s.data, 0, a, 1, 0, 2, 0x8 },
+			{ "reserved", EINVAL, s.data, 0, a, 1, 0, 2, 0, 1 },
+			{ "a buffer to copy", EINVAL, s.data, 0, 0, 1, 1, 0 },
+			{ "an unknown buffer", ENOENT, s.data, 0, 0, 1, 1, 2 },
+			{ "64 MiB and a byte", E2BIG, s.data, 0, a, PIN_GUARD_TX_MAX_LEN + 1, 0, 2 },
+			{ "address 0", EFAULT, s.data, 0, 0, 1, 0, 2 },
+			{ "a hole", EFAULT, s.data, 0, a, 4 * PAGE, 0, 2 },
+			{ "a hole, copy", EFAULT, s.data, 0, a + 2 * PAGE, 1, 0, 0 },
+			{ "a hole, splice", EFAULT, s.data, 0, a + 2 * PAGE, 1, 0, 1 },
+			{ "a kernel address", EFAULT, s.data, 0, 0xffff888000000000ULL, 1, 0, 2 },
+		};
+
+		for (i = 0; i < ARRAY_SIZE(bad); i++) {
+			struct pin_guard_tx_send r = {
+				.addr = bad[i].addr, .len = bad[i].len, .buffer = bad[i].buffer,
+				.fd = bad[i].fd, .mode = bad[i].mode, .flags = bad[i].flags,
+				.reserved = bad[i].reserved,
+			};
+			int came = tx_send(dev, &r);
+
+			must(came == bad[i].expected || (came && came == bad[i].or_fd_errno),
+			     "%s: expected %s, came %s", bad[i].what, strerror(bad[i].expected),
+			     strerror(came));
+		}
+	}
+	must(!status_of(0).requests, "a refused request is known");
+	must(tx_status(dev, unknown, &st) == ENOENT, "status of an unknown id");
+	must(tx_wait(dev, unknown, 0, &st) == ENOENT, "wait for an unknown id");
+	must(tx_abort(dev, unknown) == ENOENT, "abort of an unknown id");
+	must(ioctl(dev, PIN_GUARD_TX_UNREGISTER, &unknown) && errno == ENOENT,
+	     "unregister of an unknown id");
+	must(ioctl(dev, _IO('P', 0xdf)) && errno == ENOTTY, "an unknown ioctl");
+	must(ioctl(dev, PIN_GUARD_TX_SEND, NULL) && errno == EFAULT, "send of NULL");
+	b = (struct pin_guard_tx_buffer){ .addr = a, .len = 0 };
+	must(ioctl(dev, PIN_GUARD_TX_REGISTER, &b) && errno == EINVAL, "register nothing");
+	b.len = PIN_GUARD_TX_MAX_LEN + 1;
+	must(ioctl(dev, PIN_GUARD_TX_REGISTER, &b) && errno == E2BIG, "register too much");
+	b.len = 4 * PAGE;
+	must(ioctl(dev, PIN_GUARD_TX_REGISTER, &b) && errno == EFAULT, "register a hole");
+	b.len = PAGE;
+	must(!ioctl(dev, PIN_GUARD_TX_REGISTER, &b), "register: %s", strerror(errno));
+	for (i = 0; i < 3; i++) {
+		static const uint64_t at[] = { 1, PAGE, -1ULL };
+		struct pin_guard_tx_send r = request(c->mode, (void *)at[i], PAGE);
+
+		r.buffer = b.buffer;
+		must(tx_send(dev, &r) == EINVAL, "beyond a registered buffer (%u): no EINVAL", i);
+	}
+	must(!status_of(0).requests, "a refused request is known");
+	session_command(&s, PEER_GO);
+	end(false);
+}
+
+/* A socket that takes some of it pins only that. */
+static void dontwait(const struct send_case *c)
+{
+	size_t len = 4 << 20, at = 0, pages = 0;
+	struct pin_guard_tx_send r;
+	unsigned char *p;
+	int err;
+
+	begin();
+	send_room(s.data, 256 << 10);
+	p = next_bytes(len);
+	for (;;) {
+		r = request(c->mode, p + at, len - at);
+		r.flags = PIN_GUARD_TX_DONTWAIT;
+		err = tx_send(dev, &r);
+		if (err)
+			break;
+		must(r.sent && r.sent <= r.len, "sent %llu of %llu bytes", r.sent, r.len);
+		pages += ((unsigned long)(p + at) % PAGE + r.sent + PAGE - 1) / PAGE;
+		at += r.sent;
+		s.sent += r.sent;
+		must(at < len, "the socket takes it all");
+	}
+	must(err == EAGAIN, "expected EAGAIN, came %s", strerror(err));
+	must(at, "the socket takes nothing");
+	/* Nobody else has them: they may be overwritten at once. */
+	overwrite(p + at, len - at);
+	must(must_be_in_flight(0).pinned <= pages, "%llu pages for %zu bytes",
+	     status_of(0).pinned, at);
+	must(status_of(0).sent == at, "status says %llu bytes, sends said %zu", status_of(0).sent, at);
+	session_command(&s, PEER_GO);
+	must_complete(0);
+	overwrite(p, len);
+	end(false);
+}
+
+static void become_limited(size_t limit, uid_t uid)
+{
+	struct rlimit r = { .rlim_cur = limit, .rlim_max = limit };
+
+	must(!setrlimit(RLIMIT_MEMLOCK, &r) && !setresuid(uid, uid, uid), "cannot be nobody: %s",
+	     strerror(errno));
+}
+
+static void memlock(const struct send_case *c)
+{
+	struct pin_guard_tx_send r;
+	size_t limit = 256 << 10, len = 96 << 10;
+	int err, i, unsent;
+	unsigned char *p;
+
+	begin();
+	plug();
+	become_limited(limit, NOBODY);
+	p = next_bytes(2 * limit);
+	must(!ioctl(s.data, SIOCOUTQ, &unsent), "SIOCOUTQ");
+	r = request(c->mode, p, limit + 1);
+	err = tx_send(dev, &r);
+	must(err == ENOBUFS, "above the limit: expected ENOBUFS, came %s", strerror(err));
+	must(!status_of(0).requests, "a refused request is known");
+	must(!ioctl(s.data, SIOCOUTQ, &i) && i <= unsent, "%d bytes queued, %d before", i, unsent);
+	put(c->mode, p, len, 0);
+	put(c->mode, p + len, len, 0);
+	must(status_of(0).in_flight, "complete, though the peer has not read");
+	r = request(c->mode, p + 2 * len, len);
+	err = tx_send(dev, &r);
+	must(err == ENOBUFS, "above the limit in three: expected ENOBUFS, came %s", strerror(err));
+	session_command(&s, PEER_GO);
+	must_complete(0);
+	/* And the charge is back, if not before the answer. */
+	for (i = 0; i < 100 && (err = tx_send(dev, &r)) == ENOBUFS; i++)
+		usleep(50000);
+	must(!err, "after completion: %s", strerror(err));
+	s.sent += r.sent;
+	must_complete(0);
+	end(false);
+}
+
+static void memlock_registered(const struct send_case *c)
+{
+	struct pin_guard_tx_buffer b = { .len = 64 << 10 }, b2;
+	struct pin_guard_tx_send r;
+	int i;
+
+	begin();
+	plug();
+	become_limited(64 << 10, NOBODY - 1);
+	b.addr = (unsigned long)map(256 << 10, 0, -1);
+	fill((void *)b.addr, 256 << 10, 0);
+	b2 = (struct pin_guard_tx_buffer){ .addr = b.addr, .len = 65 << 10 };
+	must(ioctl(dev, PIN_GUARD_TX_REGISTER, &b2) && (errno == ENOMEM || errno == ENOBUFS),
+	     "above the limit");
+	must(!ioctl(dev, PIN_GUARD_TX_REGISTER, &b), "register: %s", strerror(errno));
+	b2.len = PAGE;
+	must(ioctl(dev, PIN_GUARD_TX_REGISTER, &b2) && (errno == ENOMEM || errno == ENOBUFS),
+	     "above the limit in two");
+	/* A send of it costs nothing more. */
+	r = request(c->mode, NULL, b.len);
+	r.buffer = b.buffer;
+	must(!tx_send(dev, &r) && r.sent == b.len, "send: %s", strerror(errno));
+	s.sent += r.sent;
+	must(!ioctl(dev, PIN_GUARD_TX_UNREGISTER, &b.buffer), "unregister: %s", strerror(errno));
+	must(ioctl(dev, PIN_GUARD_TX_REGISTER, &b2), "what is in flight is charged no more");
+	session_command(&s, PEER_GO);
+	must_complete(0);
+	for (i = 0; i < 100 && ioctl(dev, PIN_GUARD_TX_REGISTER, &b2); i++)
+		usleep(50000);
+	must(i < 100, "the charge is not given back: %s", strerror(errno));
+	end(false);
+}
+
+enum { KTLS = 1, SOCKMAP };
+
+static int sockmap(int sock)
+{
+	union bpf_attr attr = {
+		.map_type = BPF_MAP_TYPE_SOCKMAP, .key_size = 4, .value_size = 4, .max_entries = 1,
+	};
+	int key = 0, map = syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+
+	if (map < 0)
+		return map;
+	attr = (union bpf_attr){
+		.map_fd = map, .key = (unsigned long)&key, .value = (unsigned long)&sock,
+	};
+	return syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr));
+}
+
+/* A socket that cannot do without a copy */
+static void copies(const struct send_case *c)
+{
+	unsigned char *p;
+	struct pin_guard_tx_send r;
+	int err;
+
+	begin();
+	p = next_bytes(10000);
+	if (c->param == KTLS && setsockopt(s.data, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")))
+		finish(CASE_SKIPPED, "no kernel TLS: %s", strerror(errno));
+	if (c->param == SOCKMAP && sockmap(s.data))
+		finish(CASE_SKIPPED, "no sockmap: %s", strerror(errno));
+	r = request(c->mode, p, 10000);
+	err = tx_send(dev, &r);
+	must(err == EOPNOTSUPP, "expected EOPNOTSUPP, came %s", strerror(err));
+	put(c->mode, p, 10000, PIN_GUARD_TX_COPY_OK);
+	overwrite(p, 10000);
+	must(status_of(0).copied == 1, "it does not say that it was copied");
+	session_command(&s, PEER_GO);
+	must_complete(0);
+	end(false);
+}
+
+static void poll_and_sigio(const struct send_case *c)
+{
+	struct pollfd pfd = { .fd = -1, .events = POLLIN };
+	struct timespec limit = { .tv_sec = 60 };
+	sigset_t set;
+
+	begin();
+	plug();
+	sigemptyset(&set);
+	sigaddset(&set, SIGIO);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	must(!fcntl(dev, F_SETOWN, getpid()) && !fcntl(dev, F_SETFL, O_ASYNC | O_RDWR),
+	     "O_ASYNC: %s", strerror(errno));
+	pfd.fd = dev;
+	put(c->mode, next_bytes(10000), 10000, 0);
+	must(!poll(&pfd, 1, A_WHILE_MS), "poll says 0x%x in flight", pfd.revents);
+	must(!sigpending(&set) && !sigismember(&set, SIGIO), "SIGIO in flight");
+	session_command(&s, PEER_GO);
+	must(poll(&pfd, 1, 60000) == 1 && pfd.revents & POLLIN, "poll does not tell");
+	sigemptyset(&set);
+	sigaddset(&set, SIGIO);
+	must(sigtimedwait(&set, NULL, &limit) == SIGIO, "no SIGIO: %s", strerror(errno));
+	must_complete(0);
+	must(!poll(&pfd, 1, 0), "poll says 0x%x when all was waited for", pfd.revents);
+	end(false);
+}
+
+static void wait_limit(const struct send_case *c)
+{
+	struct pin_guard_tx_status status;
+	uint64_t id;
+	int other;
+
+	begin();
+	plug();
+	id = put(c->mode, next_bytes(10000), 10000, 0);
+	must(tx_wait(dev, id, 0, &status) == ETIMEDOUT, "no ETIMEDOUT after 0 ms");
+	must(tx_wait(dev, 0, A_WHILE_MS, &status) == ETIMEDOUT, "no ETIMEDOUT");
+	must_be_in_flight(id);
+	other = tx_open();
+	must(tx_status(other, id, &status) == ENOENT, "another file knows the request");
+	session_command(&s, PEER_GO);
+	must_complete(id);
+	must(tx_wait(dev, id, 0, &status) == ENOENT, "a request is known after WAIT");
+	end(false);
+}
+
+static void wait_killed(const struct send_case *c)
+{
+	struct pin_guard_tx_status st;
+	int status;
+	pid_t pid;
+
+	begin();
+	plug();
+	put(c->mode, next_bytes(10000), 10000, 0);
+	pid = fork();
+	if (!pid) {
+		tx_wait(dev, 0, NO_LIMIT, &st);
+		_exit(0);
+	}
+	usleep(A_WHILE_MS * 1000);
+	must(!waitpid(pid, &status, WNOHANG), "it does not wait");
+	kill(pid, SIGKILL);
+	/* Else this is not done in time. */
+	must(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "status 0x%x", status);
+	must_be_in_flight(0);
+	session_command(&s, PEER_GO);
+	must_complete(0);
+	end(false);
+}
+
+#define GUARD	PIN_GUARD_TX_GUARD
+
+/* stream: whatever the way is like; link: on every link; once: the same on all */
+const struct send_case send_cases[] = {
+	{ "guard", "stream", stream, 0, GUARD },
+	{ "guard-at-once", "stream", stream, AT_ONCE | LOSES, GUARD },
+	{ "splice-at-once", "stream", stream, LOSES, PIN_GUARD_TX_SPLICE },
+	{ "copy-at-once", "stream", stream, 0, PIN_GUARD_TX_COPY },
+
+	{ "retransmitted", "loss", retransmitted, ASKED, GUARD },
+
+	{ "mixed", "mixed", mixed, 0, GUARD },
+	{ "mixed-cork", "mixed", mixed, 0, GUARD, CORK },
+	{ "mixed-at-once", "mixed", mixed, AT_ONCE | LOSES, GUARD },
+
+	{ "udp", "udp", udp, ASKED, GUARD },
+	{ "udp-at-once", "udp", udp, ASKED | AT_ONCE | LOSES, GUARD },
+	{ "udp-splice-at-once", "udp", udp, ASKED | LOSES, PIN_GUARD_TX_SPLICE },
+	{ "udp-copy-at-once", "udp", udp, ASKED, PIN_GUARD_TX_COPY },
+	{ "udp-fragments-at-once", "udp", udp, ASKED | AT_ONCE, GUARD, FRAGMENTS },
+
+	{ "close", "link", close_in_flight, 0, GUARD },
+	{ "close-at-once", "link", close_in_flight, AT_ONCE | LOSES, GUARD },
+	{ "exit", "link", exit_in_flight, 0, GUARD },
+	{ "exit-killed", "link", exit_in_flight, 0, GUARD, 1 },
+	{ "abort", "link", abort_in_flight, 0, GUARD },
+	{ "segments", "link", small_sends, 0, GUARD },
+
+	{ "gone-close", "gone", gone, ASKED, GUARD },
+	{ "gone-linger", "gone", gone, ASKED, GUARD, LINGER },
+	{ "stuck", "stuck", stuck, ASKED | ONCE, GUARD },
+
+	{ "errors", "once", errors, ONCE, GUARD },
+	{ "dontwait", "once", dontwait, 0, GUARD },
+	{ "memlock", "once", memlock, ONCE, GUARD },
+	{ "memlock-registered", "once", memlock_registered, ONCE, GUARD },
+	{ "ktls", "once", copies, 0, GUARD, KTLS },
+	{ "sockmap", "once", copies, 0, GUARD, SOCKMAP },
+	{ "mtu-probing", "mtu", copies, ASKED, GUARD },
+	{ "poll-sigio", "once", poll_and_sigio, ONCE, GUARD },
+	{ "wait-limit", "once", wait_limit, ONCE, GUARD },
+	{ "wait-killed", "once", wait_killed, ONCE, GUARD },
+	{ "memory-anon", "once", memory, ONCE, GUARD, ANON },
+	{ "memory-read-only", "once", memory, ONCE, GUARD, READ_ONLY },
+	{ "memory-thp", "once", memory, ONCE, GUARD, THP },
+	{ "memory-hugetlb", "once", memory, ONCE, GUARD, HUGETLB },
+	{ "memory-file", "once", memory, ONCE, GUARD, FILE_SHARED },
+	{ "memory-zero-page", "once", memory, ONCE, GUARD, ZERO_PAGE },
+	{ "memory-after-fork", "once", memory, ONCE, GUARD, AFTER_FORK },
+	{ "memory-fork-in-flight", "once", memory, ONCE, GUARD, FORK_IN_FLIGHT },
+	{ "registered", "once", registered_buffer, ONCE | ALONE, GUARD },
+	{ "registered-at-once", "once", registered_buffer, ONCE | ALONE | AT_ONCE | LOSES, GUARD },
+	{ "registered-shared", "once", shared_pins, ONCE | ALONE, GUARD },
+	{ "read-in-flight", "read", read_in_flight, ASKED | ONCE, GUARD },
+};
+
+const unsigned int nr_send_cases = ARRAY_SIZE(send_cases);
