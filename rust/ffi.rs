@@ -62,6 +62,8 @@ extern "C" {
     pub(crate) fn pin_guard_tcp_mtu_probing(sk: *const bindings::sock) -> bool;
     pub(crate) fn pin_guard_sock_hold(sk: *mut bindings::sock);
     pub(crate) fn pin_guard_sock_put(sk: *mut bindings::sock);
+    pub(crate) fn pin_guard_iter_bvec(iter: *const bindings::iov_iter) -> *const bindings::bio_vec;
+    pub(crate) fn pin_guard_folio_get(folio: *mut bindings::folio);
     pub(crate) fn pin_guard_skb_shinfo(
         skb: *const bindings::sk_buff,
     ) -> *mut bindings::skb_shared_info;

@@ -117,6 +117,16 @@ void pin_guard_sock_put(struct sock *sk)
 	sock_put(sk);
 }
 
+const struct bio_vec *pin_guard_iter_bvec(const struct iov_iter *iter)
+{
+	return iter->bvec;
+}
+
+void pin_guard_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
 struct skb_shared_info *pin_guard_skb_shinfo(const struct sk_buff *skb)
 {
 	return skb_shinfo(skb);

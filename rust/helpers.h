@@ -4,6 +4,7 @@
 
 #include <linux/types.h>
 
+struct bio_vec;
 struct folio;
 struct ftrace_regs;
 struct iov_iter;
@@ -41,6 +42,8 @@ bool pin_guard_sock_support_zc(const struct socket *sock);
 bool pin_guard_tcp_mtu_probing(const struct sock *sk);
 void pin_guard_sock_hold(struct sock *sk);
 void pin_guard_sock_put(struct sock *sk);
+const struct bio_vec *pin_guard_iter_bvec(const struct iov_iter *iter);
+void pin_guard_folio_get(struct folio *folio);
 struct skb_shared_info *pin_guard_skb_shinfo(const struct sk_buff *skb);
 struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb);
 

@@ -29,6 +29,7 @@ mod pin;
 mod redirect;
 mod remap;
 mod send;
+mod skb;
 mod socket;
 mod watch;
 mod window;

@@ -652,6 +652,8 @@ struct Held {
     len: usize,
     /// Whether the pages are dirtied on release.
     dirties: bool,
+    /// Whether each run is a page of its own.
+    single: bool,
     /// `Some` if the release may have to sleep: to dirty pages of files, or to free memory.
     deferred: Option<Pin<KBox<Deferred>>>,
     charge: Option<Charge>,
@@ -660,12 +662,14 @@ struct Held {
 impl Held {
     #[inline]
     fn user(addr: usize, len: usize, gup_flags: u32, charge: Option<Charge>) -> Result<Self> {
-        Self::new(
+        let mut held = Self::new(
             Pins::pin_user(addr, len, gup_flags)?,
             len,
             gup_flags,
             charge,
-        )
+        )?;
+        held.single = held.pins.runs().len() == (addr % PAGE_SIZE + len).div_ceil(PAGE_SIZE);
+        Ok(held)
     }
 
     /// Pins what is left of `iter`, `max` bytes at most, and advances it by that if it succeeds.
@@ -694,6 +698,7 @@ impl Held {
             pins,
             len,
             dirties,
+            single: false,
             deferred,
             charge,
         })
@@ -896,6 +901,17 @@ impl PinGuard<Source> {
     pub(crate) fn pages_in(&self, range: &Range<usize>) -> usize {
         let first = self.runs().first().map_or(0, Run::offset);
         (first + range.end).div_ceil(PAGE_SIZE) - ((first + range.start) >> PAGE_SHIFT)
+    }
+
+    /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where
+    /// the byte is in them.
+    pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
+        let runs = self.runs();
+        let at = runs.first().map_or(0, Run::offset) + offset;
+        match runs.get(at >> PAGE_SHIFT..) {
+            Some(runs) if self.held.single && at >= PAGE_SIZE => (runs, at % PAGE_SIZE),
+            _ => (runs, offset),
+        }
     }
 
     /// Lets go of what is behind the first `len` bytes: not zero, and no more than there are.

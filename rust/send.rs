@@ -347,13 +347,15 @@ impl Flight {
     }
 }
 
-/// A send that the socket has taken. Dropping this value changes nothing for the send; in task context.
+/// A send that the socket has taken, and its clones are the same. Dropping it changes nothing for the send; in
+/// task context.
 ///
 /// The pages are held until [`InFlight::is_complete`]: the peer has acknowledged the data, and no queue, NIC
 /// or retransmission refers to them. A peer that is gone delays that until TCP gives up, which can take
 /// minutes, and longer than the sender lives; [`InFlight::abort`] does not wait for that.
 ///
 /// C: `struct ubuf_info` in `include/linux/skbuff.h`, `skb_release_data()` in `net/core/skbuff.c`.
+#[derive(Clone)]
 pub struct InFlight {
     flight: Arc<Flight>,
     sent: usize,
@@ -499,7 +501,7 @@ impl Socket {
             // SAFETY: The range was checked, and `flight` holds the pins until `ubuf` is gone.
             Some(buffer) => unsafe {
                 let ubuf = if zerocopy { ubuf } else { ptr::null_mut() };
-                self.transmit(buffer.guard().runs(), range.clone(), flags, ubuf)
+                self.transmit(buffer.guard(), range.clone(), flags, ubuf)
             },
             None => Err(EINVAL),
         };

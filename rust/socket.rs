@@ -2,7 +2,11 @@
 
 //! The sockets that the send guard can hand pages to: TCP and UDP, over IPv4 and IPv6.
 
-use crate::{ffi::*, pin::Run};
+use crate::{
+    ffi::*,
+    pin::{PinGuard, Source},
+    skb,
+};
 use core::ops::Range;
 use kernel::{bindings, prelude::*};
 
@@ -106,16 +110,16 @@ impl Socket {
         }
     }
 
-    /// Sends the bytes `range` of `runs`, with a reference on `ubuf` for each skb that takes pages, or by
+    /// Sends the bytes `range` of `guard`, with a reference on `ubuf` for each skb that takes pages, or by
     /// a copy if there is none. Returns how many bytes the socket took: not zero.
     ///
     /// # Safety
     ///
-    /// `range` is within the bytes of `runs`, and not empty. `ubuf` is null, or valid and its own reference
-    /// is the caller's; the runs are pinned until its last one is gone.
+    /// `range` is within `guard`, and not empty. `ubuf` is null, or valid and its own reference is the
+    /// caller's; the guard lives until its last one is gone.
     pub(crate) unsafe fn transmit(
         &self,
-        runs: &[Run],
+        guard: &PinGuard<Source>,
         range: Range<usize>,
         flags: u32,
         ubuf: *mut bindings::ubuf_info,
@@ -131,8 +135,10 @@ impl Socket {
         let mut message = bindings::msghdr {
             msg_flags,
             msg_ubuf: ubuf,
+            sg_from_iter: Some(skb::sg_from_iter),
             ..Default::default()
         };
+        let (runs, start) = guard.runs_at(range.start);
         // SAFETY: A run is a `bio_vec`. By the safety requirements, `range` is in their bytes, and
         // the pages are held.
         let ret = unsafe {
@@ -141,9 +147,9 @@ impl Socket {
                 bindings::ITER_SOURCE,
                 runs.as_ptr().cast(),
                 runs.len(),
-                range.end,
+                start + range.len(),
             );
-            bindings::iov_iter_advance(&mut message.msg_iter, range.start);
+            bindings::iov_iter_advance(&mut message.msg_iter, start);
             bindings::sock_sendmsg(self.raw, &mut message)
         };
         match ret {

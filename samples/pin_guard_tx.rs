@@ -41,7 +41,7 @@
 mod plain_send;
 mod polled_device;
 
-use core::mem;
+use core::{mem, ops::RangeInclusive};
 use kernel::{
     fs::File,
     ioctl::{_IOW, _IOWR},
@@ -50,7 +50,7 @@ use kernel::{
     prelude::*,
     sync::{
         poll::{PollCondVar, PollTable},
-        Arc, ArcBorrow, Mutex, UniqueArc,
+        Arc, ArcBorrow, Mutex,
     },
     time::{msecs_to_jiffies, Instant, Monotonic},
     transmute::{AsBytes, FromBytes},
@@ -146,6 +146,7 @@ fn check_len(len: u64) -> Result<usize> {
 }
 
 /// A send that was made.
+#[derive(Clone)]
 struct Request {
     id: u64,
     sent: usize,
@@ -172,7 +173,7 @@ impl Request {
 #[derive(Default)]
 struct Known {
     last_id: u64,
-    requests: KVec<Arc<Request>>,
+    requests: KVec<Request>,
     /// Sends that are being made; `requests` has room for them.
     sending: usize,
     last_buffer: u64,
@@ -180,7 +181,7 @@ struct Known {
 }
 
 impl Known {
-    fn request(&self, id: u64) -> Result<&Arc<Request>> {
+    fn request(&self, id: u64) -> Result<&Request> {
         let at = self
             .requests
             .binary_search_by_key(&id, |request| request.id);
@@ -256,7 +257,6 @@ impl Tx {
         let mut send: SendArg = reader.read()?;
 
         // What can fail comes first: a send that was made is known.
-        let request = UniqueArc::new_uninit(GFP_KERNEL)?;
         {
             let mut known = tx.known.lock();
             let sending = known.sending + 1;
@@ -264,23 +264,24 @@ impl Tx {
             known.sending = sending;
         }
         let made = Self::transmit(tx, &send);
-        let request = {
+        let complete = {
             let mut known = tx.known.lock();
             known.sending -= 1;
             let made = made?;
             known.last_id += 1;
             let id = known.last_id;
-            let request = Arc::from(request.write(Request { id, ..made }));
+            let request = Request { id, ..made };
+            send.id = id;
+            send.sent = request.sent as u64;
+            let complete = request.is_complete();
             // The capacity is there.
-            let _ = known.requests.push_within_capacity(request.clone());
-            request
+            let _ = known.requests.push_within_capacity(request);
+            complete
         };
         // It may have been complete before `poll` could see it.
-        if request.is_complete() {
+        if complete {
             tx.complete();
         }
-        send.id = request.id;
-        send.sent = request.sent as u64;
         // The data is on its way: if this fails, the request stays, to be found by id 0.
         writer.write(&send)
     }
@@ -312,62 +313,67 @@ impl Tx {
         Ok(())
     }
 
-    /// The request `id`, or all if it is 0.
-    fn requests(&self, id: u64) -> Result<KVec<Arc<Request>>> {
-        let known = self.known.lock();
-        let mut requests = KVec::new();
-        if id == 0 {
-            requests.extend_from_slice(&known.requests, GFP_KERNEL)?;
-        } else {
-            requests.push(known.request(id)?.clone(), GFP_KERNEL)?;
-        }
-        Ok(requests)
-    }
-
     /// Says how `id` stands, and forgets it if `wait`ed for.
     fn status(&self, arg: UserPtr, wait: bool) -> Result {
         let (mut reader, mut writer) =
             UserSlice::new(arg, mem::size_of::<Status>()).reader_writer();
         let Status { id, timeout_ms, .. } = reader.read()?;
-        let requests = self.requests(id)?;
+        let ids = {
+            let known = self.known.lock();
+            match id {
+                0 => 1..=known.last_id,
+                id => {
+                    known.request(id)?;
+                    id..=id
+                }
+            }
+        };
         if wait {
-            Self::wait(&requests, timeout_ms)?;
+            self.wait(&ids, timeout_ms)?;
         }
         let mut status = Status {
             id,
             timeout_ms,
-            requests: requests.len() as u32,
             ..Status::default()
         };
-        for request in requests.iter() {
-            status.sent += request.sent as u64;
-            // In this order: what is complete has no pages, and nothing more is copied of it.
-            status.in_flight += u32::from(!request.is_complete());
-            status.pinned += request.pages() as u64;
-            status.copied += u32::from(request.copied());
+        for request in self.known.lock().requests.iter() {
+            if ids.contains(&request.id) {
+                status.requests += 1;
+                status.sent += request.sent as u64;
+                // In this order: what is complete has no pages, and nothing more is copied of it.
+                status.in_flight += u32::from(!request.is_complete());
+                status.pinned += request.pages() as u64;
+                status.copied += u32::from(request.copied());
+            }
         }
         writer.write(&status)?;
         if wait {
-            let waited = |id| requests.binary_search_by_key(&id, |request| request.id);
             let mut known = self.known.lock();
-            known.requests.retain(|request| waited(request.id).is_err());
+            known.requests.retain(|request| !ids.contains(&request.id));
         }
         Ok(())
     }
 
-    /// Waits for all of `requests`, without the lock.
-    fn wait(requests: &[Arc<Request>], timeout_ms: u32) -> Result {
+    /// Waits for the requests `ids`, without the lock.
+    fn wait(&self, ids: &RangeInclusive<u64>, timeout_ms: u32) -> Result {
         let start = Instant::<Monotonic>::now();
-        for request in requests {
-            if let Some(in_flight) = &request.in_flight {
-                let left = match timeout_ms {
-                    u32::MAX => u32::MAX,
-                    _ => timeout_ms.saturating_sub(start.elapsed().as_millis() as u32),
-                };
-                in_flight.wait(msecs_to_jiffies(left))?;
-            }
+        loop {
+            // The last one first: most often the others are complete by then.
+            let in_flight = {
+                let known = self.known.lock();
+                let mut requests = known.requests.iter();
+                let last = requests.rfind(|r| ids.contains(&r.id) && !r.is_complete());
+                match last.and_then(|request| request.in_flight.clone()) {
+                    Some(in_flight) => in_flight,
+                    None => return Ok(()),
+                }
+            };
+            let left = match timeout_ms {
+                u32::MAX => u32::MAX,
+                _ => timeout_ms.saturating_sub(start.elapsed().as_millis() as u32),
+            };
+            in_flight.wait(msecs_to_jiffies(left))?;
         }
-        Ok(())
     }
 
     fn abort(&self, id: u64) -> Result {
