@@ -1,0 +1,94 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the module costs a fork, a read, and who pins: module.sh SAMPLES PROGRAM, for run.sh.
+#
+# PIN_GUARD_ROUNDS     rounds at least [6]; more are run until the noise is low
+# PIN_GUARD_SECONDS    but none is begun after that time [480]
+# shellcheck disable=SC2153 # PG_RUN is lib.sh's
+
+HERE=$(dirname "$(readlink -f "$0")")
+: "${KSFT:=${KDIR:+$KDIR/tools/testing/selftests}}"
+export KSFT
+# shellcheck source-path=SCRIPTDIR source=../selftests/lib.sh
+. "$HERE/../selftests/lib.sh"
+
+pg_isolate "$@"
+
+SAMPLES=$1
+BENCH=$2
+ROUNDS=${PIN_GUARD_ROUNDS:-6}
+SECONDS_MAX=${PIN_GUARD_SECONDS:-480}
+
+fail()
+{
+	echo "pin_guard: bench: $*" >&2
+	exit 1
+}
+
+trap pg_cleanup EXIT
+mkdir -p "$PG_RUN"
+mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+pg_unload pin_guard_bench pin_guard_dma pin_guard || fail "pin_guard is in use"
+
+# Nothing may collapse or scan pages meanwhile, and no server may send its log to a disk.
+pg_set /sys/kernel/mm/transparent_hugepage/enabled madvise
+pg_set /sys/kernel/mm/transparent_hugepage/defrag madvise
+pg_set /sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan 1
+pg_set /sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs 100000000
+pg_set /sys/kernel/mm/ksm/run 0
+pg_set /proc/sys/kernel/numa_balancing 0
+
+why=$(pg_nfs_server) || fail "no NFS server: $why"
+pg_nfs_mount 4.2 "$PG_RUN/mnt" || fail "cannot mount NFS"
+head -c 1M /dev/zero >"$PG_RUN/export/file"
+
+measure()
+{
+	"$BENCH" "$@" >>"$SAMPLES" || fail "$*"
+}
+
+# series SERIES: what there is to compare, once, in fresh processes
+series()
+{
+	local kind
+
+	if [ "$1" = test ]; then
+		pg_load pin_guard || fail "pin_guard does not load"
+	fi
+	for kind in 4k thp; do
+		measure "$1" fork 1 $kind 40
+		measure "$1" fork 10 $kind 30
+		measure "$1" fork 100 $kind 10
+		# The state that the allocator is in lasts for a process: take several.
+		measure "$1" fork 1000 $kind 2
+		measure "$1" fork 1000 $kind 2
+		[ $kind = 4k ] || measure "$1" fork 1000 $kind 2
+	done
+	measure "$1" read "$PG_RUN/mnt/file" 4096 150
+	measure "$1" read "$PG_RUN/mnt/file" 65536 80
+	measure "$1" read "$PG_RUN/mnt/file" 1048576 30
+	if [ "$1" = test ]; then
+		pg_unload pin_guard || fail "pin_guard does not unload"
+	fi
+}
+
+orders=("base test again" "test again base" "again base test")
+round=0
+while :; do
+	for s in ${orders[round++ % 3]}; do
+		series "$s"
+	done
+	echo "round $round: $SECONDS s" >&2
+	((round >= ROUNDS)) || continue
+	"$HERE/report" "$SAMPLES" quiet && break
+	((SECONDS < SECONDS_MAX)) || break
+done
+
+for module in pin_guard pin_guard_dma pin_guard_bench; do
+	pg_load $module || fail "$module does not load"
+done
+measure pin 9
+measure inflight 4k 15
+measure inflight thp 15
+pg_unload pin_guard_bench pin_guard_dma pin_guard
