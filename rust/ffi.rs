@@ -60,6 +60,7 @@ extern "C" {
     pub(crate) fn pin_guard_sk_protocol(sk: *const bindings::sock) -> u16;
     pub(crate) fn pin_guard_sock_support_zc(sock: *const bindings::socket) -> bool;
     pub(crate) fn pin_guard_tcp_mtu_probing(sk: *const bindings::sock) -> bool;
+    pub(crate) fn pin_guard_udp_corked(sk: *const bindings::sock) -> bool;
     pub(crate) fn pin_guard_sock_hold(sk: *mut bindings::sock);
     pub(crate) fn pin_guard_sock_put(sk: *mut bindings::sock);
     pub(crate) fn pin_guard_iter_bvec(iter: *const bindings::iov_iter) -> *const bindings::bio_vec;

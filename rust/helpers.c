@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/uaccess.h>
+#include <linux/udp.h>
 #include <linux/uio.h>
 
 #include <net/inet_connection_sock.h>
@@ -105,6 +106,11 @@ bool pin_guard_tcp_mtu_probing(const struct sock *sk)
 {
 	return inet_csk(sk)->icsk_mtup.enabled ||
 	       READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_mtu_probing);
+}
+
+bool pin_guard_udp_corked(const struct sock *sk)
+{
+	return udp_test_bit(CORK, sk) || READ_ONCE(udp_sk(sk)->pending);
 }
 
 void pin_guard_sock_hold(struct sock *sk)

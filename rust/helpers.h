@@ -40,6 +40,7 @@ u16 pin_guard_sk_family(const struct sock *sk);
 u16 pin_guard_sk_protocol(const struct sock *sk);
 bool pin_guard_sock_support_zc(const struct socket *sock);
 bool pin_guard_tcp_mtu_probing(const struct sock *sk);
+bool pin_guard_udp_corked(const struct sock *sk);
 void pin_guard_sock_hold(struct sock *sk);
 void pin_guard_sock_put(struct sock *sk);
 const struct bio_vec *pin_guard_iter_bvec(const struct iov_iter *iter);

@@ -897,10 +897,26 @@ impl PinGuard<Source> {
         self.held.charge.is_some()
     }
 
-    /// Number of pages that the bytes `range`, which are some, touch.
-    pub(crate) fn pages_in(&self, range: &Range<usize>) -> usize {
-        let first = self.runs().first().map_or(0, Run::offset);
-        (first + range.end).div_ceil(PAGE_SIZE) - ((first + range.start) >> PAGE_SHIFT)
+    /// Number of pins that the bytes `range` have.
+    pub(crate) fn pages_in(&self, range: Range<usize>) -> usize {
+        let (runs, mut skip) = self.runs_at(range.start);
+        let mut left = range.len();
+        let mut pages = 0;
+        for run in runs {
+            if skip >= run.len() {
+                skip -= run.len();
+                continue;
+            }
+            let part = left.min(run.len() - skip);
+            let start = run.offset() + skip;
+            pages += (start + part).div_ceil(PAGE_SIZE) - (start >> PAGE_SHIFT);
+            left -= part;
+            skip = 0;
+            if left == 0 {
+                break;
+            }
+        }
+        pages
     }
 
     /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where

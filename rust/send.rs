@@ -17,7 +17,7 @@ use crate::{
     pin::{Charge, PinGuard, Source},
     socket::{Protocol, Sock, Socket},
 };
-use core::{cell::UnsafeCell, ops::Range, ptr};
+use core::{cell::UnsafeCell, mem, ops::Range, ptr};
 use kernel::{
     bindings, fmt, impl_has_work, new_work,
     prelude::*,
@@ -45,6 +45,12 @@ pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// (`msg_zerocopy_realloc()` in `net/core/skbuff.c`): with more, the first would wait too long for the last.
 const CHAIN_BYTES: usize = 512 << 10;
 
+/// And so many sends: they are all completed in one softirq, and small ones share the truesize of an skb.
+const CHAIN_SENDS: usize = 256;
+
+/// A guard of more runs is released by a workqueue, as that takes long for a softirq.
+const RUNS_AT_ONCE: usize = 1024;
+
 /// How to send.
 #[derive(Clone, Copy, Default)]
 pub struct SendOptions {
@@ -59,10 +65,15 @@ pub struct SendOptions {
 
 /// Somebody who wants to know when a send is complete.
 pub trait Notify: Send + Sync + 'static {
-    /// Called once for each send that it came with, when the memory may be reused.
+    /// The module of this code, its `THIS_MODULE`: it is kept loaded until the send has let go of `self`.
+    fn owner(&self) -> &'static ThisModule;
+
+    /// Called once for each send that it came with and that did not fail, when the memory may be reused;
+    /// that may be before [`Socket::send`] returns.
     ///
-    /// In softirq or task context, with BHs on or off: it must not sleep, nor take a lock that is not safe
-    /// there. The last reference on `self` is dropped in task context, where it may sleep.
+    /// In softirq or task context, with the socket locked or not: it must not sleep, nor send, nor take a lock
+    /// that is not safe there. The send then drops its reference, in task context if it is the last, so what
+    /// this drops may sleep, and may have the [`InFlight`] in it.
     fn complete(&self);
 }
 
@@ -82,6 +93,7 @@ impl Buffer {
 }
 
 /// What a send holds until it is complete.
+#[derive(Default)]
 struct Load {
     buffer: Option<Buffer>,
     charge: Option<Charge>,
@@ -93,8 +105,9 @@ struct Link {
     /// The one whose end is the end of all; null if this is it.
     head: *const Flight,
     next: *const Flight,
-    /// Of a head: how many bytes the chain has.
+    /// Of a head: how many bytes and sends the chain has.
     bytes: usize,
+    sends: usize,
 }
 
 /// A send, as the stack knows it.
@@ -103,8 +116,8 @@ struct Link {
 ///
 /// - The sender and the skbs hold `ubuf`, and `ubuf` holds a reference on this (an `Arc`). A link holds the
 ///   `ubuf` of its head.
-/// - `load` belongs to the sender until it has put its reference on `ubuf`, and then to who puts the last
-///   one of the chain.
+/// - `load` belongs to the sender until it has put its reference on `ubuf`, then to who puts the last
+///   one of the chain, and then to `work`.
 /// - `link` is changed under the lock of the socket by who appends to an skb that holds the `ubuf` of the
 ///   chain, and read alone by who puts the chain's last reference.
 #[pin_data]
@@ -125,7 +138,7 @@ struct Flight {
     #[pin]
     work: Work<Self>,
     // Last, and in this order: they keep the code of `load.notify`, and this code.
-    _owner: ModuleRef,
+    _owner: Option<ModuleRef>,
     _module: ModuleRef,
 }
 
@@ -141,8 +154,11 @@ impl_has_work! {
 impl WorkItem for Flight {
     type Pointer = Arc<Self>;
 
-    /// For a send that ends after everybody else has lost interest: drops it where that may sleep.
-    fn run(_last: Arc<Self>) {}
+    /// What `complete` leaves: it may sleep, or take long.
+    fn run(flight: Arc<Self>) {
+        // SAFETY: By the type invariants.
+        drop(unsafe { mem::take(&mut *flight.load.get()) });
+    }
 }
 
 static OPS: bindings::ubuf_info_ops = bindings::ubuf_info_ops {
@@ -156,12 +172,13 @@ impl Flight {
         len: usize,
         buffer: Buffer,
         charge: Option<Charge>,
+        owner: Option<ModuleRef>,
     ) -> Result<Arc<Self>> {
-        let owner = ModuleRef::try_get(socket.owner).ok_or(ENODEV)?;
         let link = Link {
             head: ptr::null(),
             next: ptr::null(),
             bytes: len,
+            sends: 1,
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -283,11 +300,12 @@ impl Flight {
                 return no;
             }
             let head = (*prev_link).head.as_ref().unwrap_or(prev);
-            let bytes = &raw mut (*head.link.get()).bytes;
-            if *bytes + flight.len > CHAIN_BYTES {
+            let chain = head.link.get();
+            if (*chain).bytes + flight.len > CHAIN_BYTES || (*chain).sends == CHAIN_SENDS {
                 return no;
             }
-            *bytes += flight.len;
+            (*chain).bytes += flight.len;
+            (*chain).sends += 1;
             bindings::refcount_inc(&raw mut (*head.ubuf.get()).refcnt);
             flight.attached.store(true, Relaxed);
             (*link).head = head;
@@ -325,8 +343,12 @@ impl Flight {
     fn complete(flight: Arc<Self>, copied: bool) {
         // SAFETY: By the type invariants: called by who put the chain's last reference.
         let load = unsafe { &mut *flight.load.get() };
-        drop(load.buffer.take());
-        drop(load.charge.take());
+        let runs = |buffer: &Buffer| buffer.guard().runs().len();
+        let long = load.buffer.as_ref().map_or(0, runs) > RUNS_AT_ONCE;
+        if !long {
+            load.buffer = None;
+            load.charge = None;
+        }
         flight.copied.store(copied, Relaxed);
         // None were held for a send that failed.
         if flight.pages.load(Relaxed) != 0 {
@@ -336,13 +358,18 @@ impl Flight {
         flight.pages.store(0, Release);
         // SAFETY: It is initialised.
         unsafe { bindings::complete_all(flight.done.get()) };
-        if let Some(notify) = &load.notify {
+        if let Some(notify) = load.notify.take() {
             notify.complete();
+            load.notify = Arc::into_unique_or_drop(notify).map(Arc::from);
         }
-        // What is left of it may sleep when it goes.
-        if let Some(last) = Arc::into_unique_or_drop(flight) {
+        let last = if long || load.notify.is_some() {
+            Some(flight)
+        } else {
+            Arc::into_unique_or_drop(flight).map(Arc::from)
+        };
+        if let Some(last) = last {
             // It is in no queue, so this succeeds.
-            let _ = workqueue::system_long().enqueue(Arc::from(last));
+            let _ = workqueue::system_long().enqueue(last);
         }
     }
 }
@@ -367,7 +394,7 @@ impl InFlight {
         self.sent
     }
 
-    /// How many pages are held for it now.
+    /// How many pages the socket holds for it now.
     pub fn pages(&self) -> usize {
         self.flight.pages.load(Acquire)
     }
@@ -405,6 +432,8 @@ impl InFlight {
     /// Resets the connection that it was sent on, unless it is complete. Then the pages come back as soon
     /// as qdisc and NIC have let go of them. May sleep.
     ///
+    /// If the socket has been connected anew since, it is that connection.
+    ///
     /// Errors: EOPNOTSUPP for UDP, which keeps nothing for a peer.
     ///
     /// C: `tcp_abort()` in `net/ipv4/tcp.c`, which `ss -K` calls.
@@ -426,11 +455,13 @@ impl Socket {
     /// not pinned any more. The pages are charged to RLIMIT_MEMLOCK while in flight, as MSG_ZEROCOPY does it,
     /// unless the guard is already ([`PinGuard::long_term`]).
     ///
+    /// A datagram is one send: there is no corking, by `more` or UDP_CORK.
+    ///
     /// Errors, with nothing sent and nothing pinned: what send(2) says on that socket, among it EAGAIN,
     /// EPIPE (without a signal), ENOTCONN, EDESTADDRREQ, ERESTARTSYS (while it waited for room);
     /// ENOBUFS over RLIMIT_MEMLOCK; EOPNOTSUPP if the socket cannot send without a copy
-    /// ([`SendOptions::copy_ok`]); EINVAL for [`SendOptions::more`] on UDP; ENOMEM; ENODEV if the
-    /// owner's module is being unloaded.
+    /// ([`SendOptions::copy_ok`]); EINVAL for a corked datagram; EMSGSIZE for one that does not fit, or is of
+    /// more than 17 runs (MAX_SKB_FRAGS); ENOMEM; ENODEV if the module to notify is being unloaded.
     ///
     /// C: `sock_sendmsg()` in `net/socket.c`, `tcp_sendmsg_locked()` in `net/ipv4/tcp.c`, `ip_append_data()`
     /// in `net/ipv4/ip_output.c`.
@@ -445,7 +476,8 @@ impl Socket {
     }
 
     /// As [`Socket::send`], of the bytes `range` of a guard that other sends may use as well. The pins live
-    /// until the last of them, and the caller, have let go.
+    /// until the last of them, and the caller, have let go. Such a guard should be charged already, or each send
+    /// is charged all of it.
     ///
     /// Errors: also EINVAL for a range that is empty or beyond the guard.
     pub fn send_shared(
@@ -473,7 +505,7 @@ impl Socket {
             return Err(error(bindings::EOPNOTSUPP));
         }
         // Pages of two sends cannot be in one datagram (`__ip_append_data()`).
-        if options.more && self.protocol() == Protocol::Udp {
+        if (options.more && self.protocol() == Protocol::Udp) || self.is_corked() {
             return Err(EINVAL);
         }
         let mut flags = 0;
@@ -484,13 +516,17 @@ impl Socket {
             flags |= bindings::MSG_MORE;
         }
         let charge = if zerocopy && !buffer.guard().is_charged() {
-            let pages = buffer.guard().pages_in(&range);
+            let pages = buffer.guard().pages();
             Some(Charge::new(pages).map_err(|_| error(bindings::ENOBUFS))?)
         } else {
             None
         };
+        let owner = match &notify {
+            Some(notify) => Some(ModuleRef::try_get(notify.owner()).ok_or(ENODEV)?),
+            None => None,
+        };
 
-        let flight = Flight::new(self, range.len(), buffer, charge)?;
+        let flight = Flight::new(self, range.len(), buffer, charge, owner)?;
         let ubuf = flight.ubuf.get();
         // INVARIANT: The reference that `ubuf` holds.
         let _ = Arc::into_raw(flight.clone());
@@ -509,12 +545,12 @@ impl Socket {
             if let Buffer::Own(guard) = buffer {
                 if sent < range.len() {
                     guard.truncate(sent);
+                    if let Some(charge) = &mut load.charge {
+                        charge.shrink(guard.pages());
+                    }
                 }
             }
-            let pages = buffer.guard().pages_in(&(range.start..range.start + sent));
-            if let Some(charge) = &mut load.charge {
-                charge.shrink(pages);
-            }
+            let pages = buffer.guard().pages_in(range.start..range.start + sent);
             flight.pages.store(pages, Relaxed);
             SENDS.add(1, Relaxed);
             SENDS_IN_FLIGHT.add(1, Relaxed);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the runs of a send get into an skb.
+//! How the runs of a send get into an skb: each is one frag, with one reference, where the stack's own
+//! `zerocopy_fill_skb_from_iter()` (`net/core/datagram.c`) goes page by page.
 //!
-//! The stack's own `zerocopy_fill_skb_from_iter()` (`net/core/datagram.c`) takes a reference on each page,
-//! and drops it with the skb. The pins of a send outlive its skbs anyway, so an skb that has no other
-//! pages gets these without (SKBFL_MANAGED_FRAG_REFS): a run at a time, as io_uring does it. Where the
-//! stack needs references later, it takes them (`skb_zcopy_downgrade_managed()`).
+//! The pins outlive the skb, so it needs no references at all, and there is a flag for that
+//! (SKBFL_MANAGED_FRAG_REFS), which io_uring sets. But what the stack has to do about it later costs as much
+//! as it saves, and is not safe with a clone in flight (`__skb_zcopy_downgrade_managed()`).
 
 use crate::{ffi::*, folio::Folio};
 use kernel::{bindings, page::PAGE_SHIFT, page::PAGE_SIZE, prelude::*};
@@ -25,9 +25,6 @@ pub(crate) unsafe extern "C" fn sg_from_iter(
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let shared = unsafe { &mut *pin_guard_skb_shinfo(skb) };
-    if shared.nr_frags == 0 {
-        shared.flags |= bindings::SKBFL_MANAGED_FRAG_REFS as u8;
-    }
     let mut left = length;
     while left != 0 {
         // SAFETY: By the safety requirements, there is more.
@@ -95,10 +92,8 @@ unsafe fn append(
         offset: offset as u32,
     };
     shared.nr_frags += 1;
-    if shared.flags & bindings::SKBFL_MANAGED_FRAG_REFS as u8 == 0 {
-        // As for the skb's other pages: dropped with it.
-        // SAFETY: The folio is pinned.
-        unsafe { pin_guard_folio_get(folio.as_raw()) };
-    }
+    // Dropped with the skb.
+    // SAFETY: The folio is pinned.
+    unsafe { pin_guard_folio_get(folio.as_raw()) };
     Some(pages)
 }

@@ -29,7 +29,6 @@ pub(crate) enum Protocol {
 pub struct Socket {
     raw: *mut bindings::socket,
     protocol: Protocol,
-    pub(crate) owner: &'static ThisModule,
 }
 
 // SAFETY: A socket may be used and be released by any task.
@@ -38,13 +37,12 @@ unsafe impl Send for Socket {}
 unsafe impl Sync for Socket {}
 
 impl Socket {
-    /// Takes hold of the socket of the current task's file descriptor `fd`. `owner` is the caller's
-    /// `THIS_MODULE`: it is kept loaded while a send is in flight.
+    /// Takes hold of the socket of the current task's file descriptor `fd`.
     ///
     /// Errors: EBADF; ENOTSOCK; EOPNOTSUPP for other sockets than TCP and UDP.
     ///
     /// C: `sockfd_lookup()` in `net/socket.c`.
-    pub fn from_fd(fd: i32, owner: &'static ThisModule) -> Result<Self> {
+    pub fn from_fd(fd: i32) -> Result<Self> {
         let mut errno = 0;
         // SAFETY: `errno` takes the error.
         let raw = unsafe { bindings::sockfd_lookup(fd, &mut errno) };
@@ -55,7 +53,6 @@ impl Socket {
         let mut socket = Self {
             raw,
             protocol: Protocol::Tcp,
-            owner,
         };
         // SAFETY: An open socket has a sock.
         let (family, protocol) = unsafe {
@@ -108,6 +105,12 @@ impl Socket {
             pin_guard_sock_support_zc(self.raw)
                 && !(self.protocol == Protocol::Tcp && pin_guard_tcp_mtu_probing(self.sk()))
         }
+    }
+
+    /// Whether the next send would be part of a datagram that waits for more (UDP_CORK).
+    pub(crate) fn is_corked(&self) -> bool {
+        // SAFETY: By the type invariants; UDP's socks are UDP's.
+        self.protocol == Protocol::Udp && unsafe { pin_guard_udp_corked(self.sk()) }
     }
 
     /// Sends the bytes `range` of `guard`, with a reference on `ubuf` for each skb that takes pages, or by

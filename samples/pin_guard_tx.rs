@@ -197,7 +197,7 @@ impl Known {
 
 /// An open file: a sender with requests and buffers of its own.
 ///
-/// The sends that it knows refer to it, as whom to notify, until `release` forgets them.
+/// The sends that are in flight refer to it, as whom to notify.
 #[pin_data]
 struct Tx {
     #[pin]
@@ -223,7 +223,7 @@ impl Tx {
             more: send.flags & MORE != 0,
             copy_ok: send.flags & COPY_OK != 0,
         };
-        let socket = Socket::from_fd(send.fd, &THIS_MODULE)?;
+        let socket = Socket::from_fd(send.fd)?;
         let (sent, in_flight) = match send.mode {
             COPY => (socket.copy(addr, len, options)?, None),
             SPLICE => (socket.splice(addr, len, options)?, None),
@@ -387,6 +387,10 @@ impl Tx {
 }
 
 impl Notify for Tx {
+    fn owner(&self) -> &'static ThisModule {
+        &THIS_MODULE
+    }
+
     fn complete(&self) {
         self.done.notify_all();
         self.fasync.notify();
@@ -409,7 +413,7 @@ impl MiscDevice for Tx {
     }
 
     fn release(tx: Arc<Self>, _file: &File) {
-        // Sends in flight go on. Theirs were the other references to `tx`.
+        // Sends in flight go on.
         let known = mem::take(&mut *tx.known.lock());
         drop(known);
     }

@@ -7,6 +7,7 @@
 #include <linux/netlink.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
+#include <linux/udp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -330,6 +331,7 @@ static void errors(const struct send_case *c)
 {
 	unsigned char *p = map(4 * PAGE, 0, -1);
 	int pair[2], listener = socket_of(AF_INET, SOCK_STREAM, 0), bad_fd = 1000;
+	int corked = socket_of(AF_INET, SOCK_DGRAM, 0), on = 1;
 	uint64_t unknown = 12345, a = (unsigned long)p;
 	struct pin_guard_tx_buffer b;
 	struct pin_guard_tx_status st;
@@ -338,6 +340,7 @@ static void errors(const struct send_case *c)
 	begin();
 	must(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
 	must(!listen(listener, 1), "listen");
+	must(!setsockopt(corked, IPPROTO_UDP, UDP_CORK, &on, sizeof(on)), "UDP_CORK");
 	munmap(p + 2 * PAGE, PAGE);
 	{
 		const struct {
@@ -365,6 +368,7 @@ static void errors(const struct send_case *c)
 			  socket_of(AF_INET, SOCK_DGRAM, 0), 0, a, 1, 0, 2 },
 			{ "MORE on UDP", EINVAL, socket_of(AF_INET, SOCK_DGRAM, 0), 0, a, 1, 0, 2,
 			  PIN_GUARD_TX_MORE },
+			{ "a corked UDP socket", EINVAL, corked, 0, a, 1, 0, 2 },
 			{ "length 0", EINVAL, s.data, 0, a, 0, 0, 2 },
 			{ "a mode", EINVAL, s.data, 0, a, 1, 0, 3 },
 			{ "a flag", EINVAL, s.data, 0, a, 1, 0, 2, 0x8 },
