@@ -4,8 +4,8 @@
 //! `zerocopy_fill_skb_from_iter()` (`net/core/datagram.c`) goes page by page.
 //!
 //! The pins outlive the skb, so it needs no references at all, and there is a flag for that
-//! (SKBFL_MANAGED_FRAG_REFS), which io_uring sets. But what the stack has to do about it later costs as much
-//! as it saves, and is not safe with a clone in flight (`__skb_zcopy_downgrade_managed()`).
+//! (SKBFL_MANAGED_FRAG_REFS), which io_uring sets. It saves a percent of a large send. But what the stack has to
+//! do about it later is not safe with a clone in flight (`__skb_zcopy_downgrade_managed()`).
 
 use crate::{ffi::*, folio::Folio};
 use kernel::{bindings, page::PAGE_SHIFT, page::PAGE_SIZE, prelude::*};
