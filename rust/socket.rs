@@ -25,8 +25,9 @@ pub(crate) enum Protocol {
 ///
 /// # Invariants
 ///
-/// `raw` is a valid socket of that protocol, with a reference on its file that is ours.
+/// `raw` is a valid socket of that protocol. Its `file` has a reference that is ours, and keeps it.
 pub struct Socket {
+    file: *mut bindings::file,
     raw: *mut bindings::socket,
     protocol: Protocol,
 }
@@ -41,16 +42,23 @@ impl Socket {
     ///
     /// Errors: EBADF; ENOTSOCK; EOPNOTSUPP for other sockets than TCP and UDP.
     ///
-    /// C: `sockfd_lookup()` in `net/socket.c`.
+    /// C: `sock_from_file()` in `net/socket.c`.
     pub fn from_fd(fd: i32) -> Result<Self> {
-        let mut errno = 0;
-        // SAFETY: `errno` takes the error.
-        let raw = unsafe { bindings::sockfd_lookup(fd, &mut errno) };
+        // SAFETY: Any number will do.
+        let file = unsafe { bindings::fget(fd as c_uint) };
+        if file.is_null() {
+            return Err(EBADF);
+        }
+        // SAFETY: The file is valid.
+        let raw = unsafe { bindings::sock_from_file(file) };
         if raw.is_null() {
-            return Err(Error::from_errno(errno));
+            // SAFETY: The reference is ours.
+            unsafe { bindings::fput(file) };
+            return Err(error(bindings::ENOTSOCK));
         }
         // For the reference. INVARIANT: The protocol is checked before anybody gets to use it.
         let mut socket = Self {
+            file,
             raw,
             protocol: Protocol::Tcp,
         };
@@ -77,6 +85,13 @@ impl Socket {
     /// The socket as the C API takes it; valid for as long as this value lives.
     pub fn as_raw(&self) -> *mut bindings::socket {
         self.raw
+    }
+
+    /// Whether its file has O_NONBLOCK: a send does not wait for room then.
+    pub fn is_nonblocking(&self) -> bool {
+        // SAFETY: By the type invariants; fcntl(2) may change it at any time.
+        let flags = unsafe { (&raw const (*self.file).f_flags).read_volatile() };
+        flags & bindings::O_NONBLOCK != 0
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
@@ -131,8 +146,7 @@ impl Socket {
         if !ubuf.is_null() {
             msg_flags |= bindings::MSG_ZEROCOPY;
         }
-        // SAFETY: By the type invariants.
-        if unsafe { (*(*self.raw).file).f_flags } & bindings::O_NONBLOCK != 0 {
+        if self.is_nonblocking() {
             msg_flags |= bindings::MSG_DONTWAIT;
         }
         let mut message = bindings::msghdr {
@@ -166,7 +180,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, the reference is ours.
-        unsafe { bindings::fput((*self.raw).file) };
+        unsafe { bindings::fput(self.file) };
     }
 }
 

@@ -76,24 +76,23 @@ fn send(
     options: SendOptions,
     set_up: impl FnOnce(&mut bindings::iov_iter) -> Result,
 ) -> Result<usize> {
-    let socket = socket.as_raw();
     let mut message = bindings::msghdr::default();
     set_up(&mut message.msg_iter)?;
     message.msg_flags = flags | bindings::MSG_NOSIGNAL;
-    // SAFETY: The socket is valid, and so is its file.
-    let (file_flags, kind) = unsafe { ((*(*socket).file).f_flags, (*socket).type_) };
+    // SAFETY: The socket is valid.
+    let kind = unsafe { (*socket.as_raw()).type_ };
     // As the send guard has it.
     if options.more && kind as bindings::sock_type != bindings::sock_type_SOCK_STREAM {
         return Err(EINVAL);
     }
-    if options.dont_wait || file_flags & bindings::O_NONBLOCK != 0 {
+    if options.dont_wait || socket.is_nonblocking() {
         message.msg_flags |= bindings::MSG_DONTWAIT;
     }
     if options.more {
         message.msg_flags |= bindings::MSG_MORE;
     }
     // SAFETY: The socket is valid; `set_up` has set the iterator up.
-    match unsafe { bindings::sock_sendmsg(socket, &mut message) } {
+    match unsafe { bindings::sock_sendmsg(socket.as_raw(), &mut message) } {
         e if e < 0 => Err(Error::from_errno(e)),
         sent => Ok(sent as usize),
     }
