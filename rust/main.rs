@@ -10,11 +10,13 @@
 //! - [`PinGuard`] is the owning type for pinned user pages, for drivers in Rust.
 //! - [`Window`] is for paths that hold plain references: user memory that has I/O in flight. The *fork
 //!   hook* pins what the windows of the forking process cover, while the fork copies it.
+//! - [`Socket`] and [`InFlight`] are the *send guard*: they hold pinned pages that were handed to a socket
+//!   until the stack has let go of them.
 //! - The *direct I/O watch* opens windows around the O_DIRECT reads of NFS and Ceph.
 //!
 //! The words of its own: a *window* is user memory of an mm with I/O in flight that holds no pins; a
 //! *run* is physically contiguous memory within one folio; a *target* is a kernel function that is
-//! redirected to one of ours.
+//! redirected to one of ours; a *chain* is sends that share skbs, so are complete together.
 
 // The ftrace callback of `remap.rs` takes a spin lock.
 #[cfg(CONFIG_PREEMPT_RT)]

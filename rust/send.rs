@@ -45,7 +45,8 @@ pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// (`msg_zerocopy_realloc()` in `net/core/skbuff.c`): with more, the first would wait too long for the last.
 const CHAIN_BYTES: usize = 512 << 10;
 
-/// And so many sends: they are all completed in one softirq, and small ones share the truesize of an skb.
+/// And so many sends: all are completed in one softirq, and what is appended to an skb is not held against the
+/// room in the socket.
 const CHAIN_SENDS: usize = 256;
 
 /// A guard of more runs is released by a workqueue, as that takes long for a softirq.
@@ -133,7 +134,6 @@ struct Flight {
     copied: Atomic<bool>,
     #[pin]
     done: Opaque<bindings::completion>,
-    protocol: Protocol,
     sock: Sock,
     #[pin]
     work: Work<Self>,
@@ -207,7 +207,6 @@ impl Flight {
                     // SAFETY: `slot` is for a completion.
                     unsafe { bindings::init_completion(slot) }
                 }),
-                protocol: socket.protocol(),
                 sock: socket.sock(),
                 work <- new_work!("pin_guard_send"),
                 _owner: owner,
@@ -438,13 +437,11 @@ impl InFlight {
     ///
     /// C: `tcp_abort()` in `net/ipv4/tcp.c`, which `ss -K` calls.
     pub fn abort(&self) -> Result {
-        if self.flight.protocol != Protocol::Tcp {
-            return Err(error(bindings::EOPNOTSUPP));
+        if self.is_complete() {
+            self.flight.sock.can_abort()
+        } else {
+            self.flight.sock.abort()
         }
-        if !self.is_complete() {
-            self.flight.sock.abort();
-        }
-        Ok(())
     }
 }
 

@@ -106,7 +106,10 @@ impl Socket {
     pub(crate) fn sock(&self) -> Sock {
         // SAFETY: The socket has its sock. INVARIANT: It gets a reference.
         unsafe { pin_guard_sock_hold(self.sk()) };
-        Sock(self.sk())
+        Sock {
+            raw: self.sk(),
+            protocol: self.protocol,
+        }
     }
 
     /// Whether the stack tells a `ubuf_info` the truth on this socket.
@@ -188,8 +191,11 @@ impl Drop for Socket {
 ///
 /// # Invariants
 ///
-/// Owns a reference on the sock, one of `Socket`'s kind.
-pub(crate) struct Sock(*mut bindings::sock);
+/// `raw` is a sock of that protocol, with a reference that is ours.
+pub(crate) struct Sock {
+    raw: *mut bindings::sock,
+    protocol: Protocol,
+}
 
 // SAFETY: A reference may be dropped by any thread.
 unsafe impl Send for Sock {}
@@ -197,19 +203,29 @@ unsafe impl Send for Sock {}
 unsafe impl Sync for Sock {}
 
 impl Sock {
-    /// Resets the TCP connection, and frees what is queued. May sleep.
+    /// EOPNOTSUPP for what has no connection to reset.
+    pub(crate) fn can_abort(&self) -> Result {
+        match self.protocol {
+            Protocol::Tcp => Ok(()),
+            Protocol::Udp => Err(error(bindings::EOPNOTSUPP)),
+        }
+    }
+
+    /// Resets the TCP connection, and frees what is queued. May sleep. Errors: as `can_abort`.
     ///
     /// C: `tcp_abort()` in `net/ipv4/tcp.c`.
-    pub(crate) fn abort(&self) {
+    pub(crate) fn abort(&self) -> Result {
+        self.can_abort()?;
         // It says ENOENT where the connection is gone already, which will do.
-        // SAFETY: By the type invariants; the caller has a TCP sock.
-        unsafe { tcp_abort(self.0, bindings::ECONNABORTED as c_int) };
+        // SAFETY: By the type invariants, it is a TCP sock.
+        unsafe { tcp_abort(self.raw, bindings::ECONNABORTED as c_int) };
+        Ok(())
     }
 }
 
 impl Drop for Sock {
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
-        unsafe { pin_guard_sock_put(self.0) };
+        unsafe { pin_guard_sock_put(self.raw) };
     }
 }
