@@ -33,6 +33,7 @@ mod remap;
 mod send;
 mod skb;
 mod socket;
+mod version;
 mod watch;
 mod window;
 
@@ -43,6 +44,7 @@ pub use socket::Socket;
 pub use window::Window;
 
 use debugfs::{Debugfs, Targets};
+use core::borrow::Borrow;
 use kernel::{debugfs::File, prelude::*, InPlaceModule};
 
 module! {
@@ -74,6 +76,11 @@ struct Module {
     _quiesce: Quiesce,
 }
 
+/// A parameter comes by value or by reference, as the kernel has it.
+fn enabled(parameter: impl Borrow<u8>) -> bool {
+    *parameter.borrow() != 0
+}
+
 impl InPlaceModule for Module {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         // SAFETY: Nothing of the module has run before.
@@ -83,8 +90,8 @@ impl InPlaceModule for Module {
             _targets <- dir.read_only_file(
                 c"targets",
                 Targets::new(
-                    *module_parameters::nfs.value() != 0,
-                    *module_parameters::ceph.value() != 0,
+                    enabled(module_parameters::nfs.value()),
+                    enabled(module_parameters::ceph.value()),
                 ),
             ),
             _debugfs <- Debugfs::new(&dir),

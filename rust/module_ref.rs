@@ -2,7 +2,7 @@
 
 //! References on modules: what keeps code loaded while it is in use.
 
-use crate::THIS_MODULE;
+use crate::{this_module, Module};
 use kernel::{bindings, prelude::*};
 
 /// A reference on a module: rmmod says EBUSY while one exists.
@@ -23,8 +23,8 @@ impl ModuleRef {
     /// Takes a reference on this module on behalf of one that uses it, and so keeps it loaded.
     pub(crate) fn for_client() -> Self {
         // SAFETY: `THIS_MODULE` is this module, and in use.
-        unsafe { bindings::__module_get(THIS_MODULE.as_ptr()) };
-        Self(&THIS_MODULE)
+        unsafe { bindings::__module_get(this_module!(Module).as_ptr()) };
+        Self(this_module!(Module))
     }
 
     /// Adopts a reference on this module.
@@ -33,7 +33,7 @@ impl ModuleRef {
     ///
     /// Somebody took the reference and left it to the caller.
     pub(crate) unsafe fn adopt() -> Self {
-        Self(&THIS_MODULE)
+        Self(this_module!(Module))
     }
 }
 

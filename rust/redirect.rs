@@ -16,7 +16,7 @@
 //! through a pointer. And as the call does not pass the target's hook again, there is no recursion to
 //! tell apart, whatever the compiler makes of the replacement's calls.
 
-use crate::{ffi::*, module_ref::ModuleRef, THIS_MODULE};
+use crate::{ffi::*, module_ref::ModuleRef, this_module, Module};
 use core::{marker::PhantomData, mem};
 use kernel::{
     bindings,
@@ -351,7 +351,7 @@ impl<T: Target> Redirect<T> {
         let Some(route) = T::ROUTE else {
             return;
         };
-        let Some(module) = ModuleRef::try_get(&THIS_MODULE) else {
+        let Some(module) = ModuleRef::try_get(this_module!(Module)) else {
             return;
         };
         // The replacement adopts it.

@@ -24,7 +24,7 @@
 //!
 //! C: `mmap_lock_speculate_try_begin()` in `include/linux/mmap_lock.h`, `dup_mmap()` in `mm/mmap.c`.
 
-use crate::ffi::*;
+use crate::{ffi::*, version::*};
 use core::{mem, ops::Range};
 use kernel::{
     alloc::Flags,
@@ -40,7 +40,6 @@ use kernel::{
     sync::{
         aref::ARef,
         atomic::{Atomic, Relaxed},
-        barrier::smp_mb,
         Arc, SpinLock,
     },
     time::{Instant, Monotonic},
@@ -181,7 +180,7 @@ pub(crate) unsafe fn init() {
             ),
         });
         // SAFETY: The static is pinned, in bounds, and by the safety requirements not yet in use.
-        let Ok(()) = unsafe { bucket.__pinned_init(REGISTRY.0.get().cast::<Bucket>().add(i)) };
+        unsafe { init_at(REGISTRY.0.get().cast::<Bucket>().add(i), bucket) };
     }
 }
 

@@ -59,7 +59,7 @@ use kernel::{
     workqueue::{self, DelayedWork, WorkItem},
     InPlaceModule,
 };
-use pin_guard::{Dest, ModuleRef, PinGuard, Quiesce, Source, Window};
+use pin_guard::{this_module, Dest, ModuleRef, PinGuard, Quiesce, Source, Window};
 use polled_device::{PolledDevice, PolledDeviceRegistration};
 
 module! {
@@ -254,7 +254,7 @@ impl Engine {
             submit.id = requests.last_id;
             requests.known.push((submit.id, None), GFP_KERNEL)?;
         }
-        let request = ModuleRef::try_get(&THIS_MODULE)
+        let request = ModuleRef::try_get(this_module!(DmaModule))
             .ok_or(ENODEV)
             .and_then(|module| {
                 KBox::try_pin_init(
@@ -397,7 +397,7 @@ struct DmaModule {
 impl InPlaceModule for DmaModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _device <- PolledDeviceRegistration::register(c"pin_guard_dma", &THIS_MODULE),
+            _device <- PolledDeviceRegistration::register(c"pin_guard_dma", this_module!(DmaModule)),
             _quiesce: Quiesce,
         })
     }

@@ -57,7 +57,7 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
     InPlaceModule,
 };
-use pin_guard::{InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source};
+use pin_guard::{this_module, InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source};
 use plain_send::PlainSend;
 use polled_device::{FasyncQueue, PolledDevice, PolledDeviceRegistration};
 
@@ -388,7 +388,7 @@ impl Tx {
 
 impl Notify for Tx {
     fn owner(&self) -> &'static ThisModule {
-        &THIS_MODULE
+        this_module!(TxModule)
     }
 
     fn complete(&self) {
@@ -457,7 +457,7 @@ struct TxModule {
 impl InPlaceModule for TxModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _device <- PolledDeviceRegistration::register(c"pin_guard_tx", &THIS_MODULE),
+            _device <- PolledDeviceRegistration::register(c"pin_guard_tx", this_module!(TxModule)),
             _quiesce: Quiesce,
         })
     }

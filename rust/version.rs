@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What differs between the kernels that are supported. Kbuild says `linux_7_3` from 7.3 on.
+
+use kernel::{prelude::*, sync::barrier};
+
+/// The `&'static ThisModule` of the module whose type is `$module`.
+#[cfg(linux_7_3)]
+#[macro_export]
+macro_rules! this_module {
+    ($module:ty) => {
+        kernel::module::this_module::<$module>()
+    };
+}
+
+/// The `&'static ThisModule` of the module whose type is `$module`.
+#[cfg(not(linux_7_3))]
+#[macro_export]
+macro_rules! this_module {
+    ($module:ty) => {
+        &crate::THIS_MODULE
+    };
+}
+
+/// A full barrier between CPUs.
+pub(crate) fn smp_mb() {
+    #[cfg(linux_7_3)]
+    barrier::smp_mb(barrier::Full);
+    #[cfg(not(linux_7_3))]
+    barrier::smp_mb();
+}
+
+/// Initialises what is at `slot`.
+///
+/// # Safety
+///
+/// `slot` is valid for a write, and pinned.
+pub(crate) unsafe fn init_at<T>(slot: *mut T, init: impl PinInit<T>) {
+    // SAFETY: By the safety requirements.
+    #[cfg(linux_7_3)]
+    unsafe {
+        pin_init::raw_init(slot, init)
+    };
+    // SAFETY: By the safety requirements.
+    #[cfg(not(linux_7_3))]
+    let Ok(()) = unsafe { init.__pinned_init(slot) };
+}
