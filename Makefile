@@ -6,6 +6,11 @@ SANDBOX := $(CURDIR)/tools/sandbox
 QUIET := $(if $(filter-out 0,$(V)),,-s)
 MAKEFLAGS += --no-print-directory
 
+# The sandbox's kernel; see tools/sandbox.
+ifdef KERNEL
+export PIN_GUARD_KERNEL := $(KERNEL)
+endif
+
 help:
 	@echo 'make demo       the bug and the cure, over NFS in a VM: one table'
 	@echo 'make test       check, then all tests in the VM'
@@ -16,6 +21,9 @@ help:
 	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
 	@echo 'make modules_install KDIR=TREE    install these'
 	@echo 'make rustdoc    HTML of the Rust API'
+	@echo 'make KERNEL=debug ...             in the sandbox with a kernel that complains; it is'
+	@echo '                built once, in a quarter of an hour'
+	@echo 'make KERNEL=7.2 ...               with an older one of Debian'"'"'s kernels'
 	@echo 'make clean      remove what was built;  make clean-cache: the sandbox'
 	@echo
 	@echo 'All but `modules KDIR=` need root and use a sandbox that the first of them'
@@ -26,8 +34,11 @@ help:
 ifdef KDIR
 modules modules_install:
 	@args=$$(tools/check-tree '$(KDIR)') && \
+	kernel=$$(cat '$(KDIR)/include/config/kernel.release') && \
+	{ [ "$$(cat out/kernel 2>/dev/null)" = "$$kernel" ] || $(MAKE) clean-objects; } && \
+	mkdir -p out && echo "$$kernel" >out/kernel && \
 	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)' $$args CONFIG_DEBUG_INFO_BTF_MODULES= $@ && \
-	echo "pin_guard: $@: $$(cat '$(KDIR)/include/config/kernel.release'):" $$(sed 's/o$$/ko/' modules.order)
+	echo "pin_guard: $@: $$kernel:" $$(sed 's/o$$/ko/' modules.order)
 
 # With the flags that kbuild gave to rustc.
 rustdoc: modules
@@ -60,15 +71,17 @@ vm: modules
 	@tools/vm shell
 
 # Not through kbuild, which would need a tree for it.
-clean:
+clean-objects:
 	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
 		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.rsi' \
 		-o -name '*_generated.h' -o -name '*.long-type-*.txt' -o -name modules.order -o -name Module.symvers \
 		-o -name .module-common.o \) -type f -exec rm -f {} +
+
+clean: clean-objects
 	@cd selftests && rm -f $$(sed -n 's/^TEST_GEN_PROGS\(_EXTENDED\)* := //p' Makefile)
 	@rm -rf out
 
 clean-cache:
 	@$(SANDBOX) clean
 
-.PHONY: help modules modules_install rustdoc kselftest check test demo bench vm clean clean-cache
+.PHONY: help modules modules_install rustdoc kselftest check test demo bench vm clean clean-objects clean-cache

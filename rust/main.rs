@@ -43,8 +43,8 @@ pub use send::{InFlight, Notify, SendOptions};
 pub use socket::Socket;
 pub use window::Window;
 
-use debugfs::{Debugfs, Targets};
 use core::borrow::Borrow;
+use debugfs::{Debugfs, Targets};
 use kernel::{debugfs::File, prelude::*, InPlaceModule};
 
 module! {

@@ -51,6 +51,7 @@ pg_start()
 	trap 'exit 1' INT TERM
 	mkdir -p "$PG_RUN"
 	PG_TMP=$(mktemp -d) && pg_undo rm -rf "$PG_TMP"
+	ktap_print_msg "kernel: $(uname -r)"
 	mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 	mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 	ktap_set_plan "$1"
@@ -198,10 +199,14 @@ pg_counter()
 PG_COMPLAINTS='WARNING:|BUG:|BUG |kernel BUG|Oops|general protection fault|KASAN|UBSAN|KCSAN'
 PG_COMPLAINTS+='|possible (recursive|circular) locking|inconsistent lock state|suspicious RCU'
 PG_COMPLAINTS+='|hung task|blocked for more than|rcu.*stall|soft lockup|Unable to handle'
-PG_COMPLAINTS+='|refcount_t:|Call Trace:'
+PG_COMPLAINTS+='|refcount_t:|Call Trace:|ODEBUG:|non-static key|unlock balance|held lock freed'
+PG_COMPLAINTS+='|lock held when returning|unsafe lock order|lock inversion|suspected memory leaks'
+
+PG_LEAKS=/sys/kernel/debug/kmemleak
 
 health_begin()
 {
+	[ ! -w $PG_LEAKS ] || echo clear >$PG_LEAKS
 	PG_MARK="pin_guard_test: $$ $RANDOM"
 	echo "$PG_MARK" >/dev/kmsg
 	dmesg | grep -q . || pg_skip_all "cannot read the kernel log"
@@ -234,8 +239,13 @@ health_end()
 {
 	local log
 
+	if [ -w $PG_LEAKS ]; then
+		sleep 6		# what is younger than five seconds is not looked at
+		echo scan >$PG_LEAKS	# which says in the log what it found
+	fi
 	log=$(pg_log | grep -E "$PG_COMPLAINTS")
-	[ -z "$log" ] || pg_log | grep -E -A 25 "$PG_COMPLAINTS" | head -n 60 | sed 's/^/# /'
+	[ -z "$log" ] || { pg_log | grep -E -A 25 "$PG_COMPLAINTS"; cat $PG_LEAKS; } 2>/dev/null |
+		head -n 90 | sed 's/^/# /'
 	pg_result "the kernel log has no complaint" $((${#log} > 0))
 	if pg_wait 10 pg_pins_are_back; then
 		ktap_test_pass "no pin is left"
