@@ -83,6 +83,16 @@ extern "C" {
         to: *mut bindings::iov_iter,
     ) -> c_long;
 
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn pin_guard_mmap_write_lock(mm: *mut bindings::mm_struct);
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn pin_guard_mmap_write_unlock(mm: *mut bindings::mm_struct);
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn pin_guard_skb_zcopy_set(
+        skb: *mut bindings::sk_buff,
+        ubuf: *mut bindings::ubuf_info,
+    );
+
     pub(crate) fn pin_guard_trace_window_open(mm: *const c_void, start: c_ulong, end: c_ulong);
     pub(crate) fn pin_guard_trace_window_close(
         mm: *const c_void,

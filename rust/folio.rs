@@ -7,7 +7,7 @@
 
 use crate::ffi::*;
 use core::ptr;
-use kernel::bindings;
+use kernel::{bindings, prelude::*};
 
 /// A folio that is kept from being freed.
 ///
@@ -76,5 +76,69 @@ impl Folio {
         } else {
             self.0.wrapping_add(1)
         }
+    }
+}
+
+#[kunit_tests(pin_guard_folio)]
+mod tests {
+    use super::*;
+    use crate::{
+        kunit::{self, Pages},
+        pin::{Dest, PinGuard, Source},
+    };
+    use kernel::page::PAGE_SIZE;
+
+    #[test]
+    fn a_page_finds_its_folio_and_the_end_of_it() -> Result {
+        for order in [1, 2, 3, 4, 9] {
+            let pages = Pages::one_folio(order)?;
+            for page in pages.all() {
+                // SAFETY: The page is held.
+                let folio = unsafe { Folio::of(page) };
+                assert!(ptr::eq(folio.as_raw().cast(), pages.at(0)));
+                assert!(ptr::eq(folio.end(), pages.at(1 << order)));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_of_one_page_ends_with_it() -> Result {
+        let pages = Pages::folios(3)?;
+        for page in pages.all() {
+            // SAFETY: The page is held.
+            let folio = unsafe { Folio::of(page) };
+            assert!(ptr::eq(folio.as_raw().cast(), page));
+            assert!(ptr::eq(folio.end(), page.wrapping_add(1)));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn anonymous_memory_is_told_from_other() -> Result {
+        let addr = kunit::anonymous(1)?;
+        let guard = PinGuard::<Dest>::new(addr, PAGE_SIZE)?;
+        // SAFETY: The page is pinned.
+        assert!(unsafe { Folio::of(guard.runs()[0].as_bio_vec().bv_page) }.is_anon());
+        let pages = Pages::one_folio(1)?;
+        for page in pages.all() {
+            // SAFETY: The page is held.
+            assert!(!unsafe { Folio::of(page) }.is_anon());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_was_written_to_is_dirtied() -> Result {
+        let addr = kunit::anonymous(1)?;
+        let guard = PinGuard::<Dest>::new(addr, PAGE_SIZE)?;
+        // SAFETY: The page is pinned, and then kept by the memory of this thread.
+        let folio = unsafe { Folio::of(guard.runs()[0].as_bio_vec().bv_page) };
+        assert!(!folio.is_dirty());
+        drop(PinGuard::<Source>::new(addr, PAGE_SIZE)?);
+        assert!(!folio.is_dirty());
+        drop(guard);
+        assert!(folio.is_dirty());
+        Ok(())
     }
 }

@@ -143,6 +143,23 @@ struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb)
 	return skb_zcopy(skb);
 }
 
+#if IS_BUILTIN(CONFIG_KUNIT)
+void pin_guard_mmap_write_lock(struct mm_struct *mm)
+{
+	mmap_write_lock(mm);
+}
+
+void pin_guard_mmap_write_unlock(struct mm_struct *mm)
+{
+	mmap_write_unlock(mm);
+}
+
+void pin_guard_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *ubuf)
+{
+	skb_zcopy_set(skb, ubuf, NULL);
+}
+#endif
+
 /*
  * The stand-ins: a call of one runs the redirected function from behind its ftrace hook (see
  * redirect.rs). Their own bodies run only if that is broken, and then refuse.

@@ -48,6 +48,11 @@ void pin_guard_folio_get(struct folio *folio);
 struct skb_shared_info *pin_guard_skb_shinfo(const struct sk_buff *skb);
 struct ubuf_info *pin_guard_skb_zcopy(struct sk_buff *skb);
 
+/* For the KUnit tests. */
+void pin_guard_mmap_write_lock(struct mm_struct *mm);
+void pin_guard_mmap_write_unlock(struct mm_struct *mm);
+void pin_guard_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *ubuf);
+
 int pin_guard_copy_page_range(struct vm_area_struct *dst_vma, struct vm_area_struct *src_vma);
 ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to);
 ssize_t pin_guard_ceph_read_iter(struct kiocb *iocb, struct iov_iter *to);

@@ -26,6 +26,8 @@ mod debugfs;
 mod ffi;
 mod folio;
 mod fork;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod module_ref;
 mod pin;
 mod redirect;

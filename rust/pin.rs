@@ -947,3 +947,479 @@ impl PinGuard<Source> {
         unsafe { Held::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_held)
     }
 }
+
+#[kunit_tests(pin_guard_pin)]
+mod tests {
+    use super::*;
+    use crate::kunit::{self, Page, Pages};
+
+    const P: usize = PAGE_SIZE;
+
+    /// User memory whose pages are of several folios, in some disorder.
+    struct Memory {
+        large: Pages,
+        small: Pages,
+        addr: usize,
+        /// References before anything is pinned.
+        before: [usize; 5],
+    }
+
+    /// Pages of the large folio, then of the small ones.
+    const SLOTS: [(bool, usize); 12] = [
+        (true, 2), // a run
+        (true, 3),
+        (true, 4),
+        (false, 0), // physically contiguous, but not one folio
+        (false, 1),
+        (true, 6), // up to the end of its folio
+        (true, 7),
+        (true, 0), // from its beginning
+        (false, 3),
+        (true, 5), // backwards
+        (true, 4),
+        (true, 5),
+    ];
+    const RUNS: [usize; 8] = [3, 1, 1, 2, 1, 1, 1, 2];
+    const LEN: usize = SLOTS.len() * P;
+
+    impl Memory {
+        fn new() -> Result<Self> {
+            let (large, small) = (Pages::one_folio(3)?, Pages::folios(2)?);
+            let slots = SLOTS.map(|(is_large, n)| if is_large { &large } else { &small }.at(n));
+            let addr = kunit::map(&slots)?;
+            let mut memory = Self {
+                large,
+                small,
+                addr,
+                before: [0; 5],
+            };
+            memory.before = memory.references();
+            Ok(memory)
+        }
+
+        fn slot(&self, n: usize) -> Page {
+            let (is_large, n) = SLOTS[n];
+            if is_large { &self.large } else { &self.small }.at(n)
+        }
+
+        fn references(&self) -> [usize; 5] {
+            core::array::from_fn(|i| match i {
+                0 => self.large.references(0),
+                _ => self.small.references(i - 1),
+            })
+        }
+
+        /// Whether the pages of these slots are pinned, and no others.
+        fn pinned(&self, slots: Range<usize>) -> bool {
+            let mut expected = self.before;
+            for (is_large, n) in &SLOTS[slots] {
+                match is_large {
+                    true => expected[0] += 1,
+                    false => expected[n + 1] += bindings::GUP_PIN_COUNTING_BIAS as usize,
+                }
+            }
+            let references = self.references();
+            if references != expected {
+                pr_info!("expected {expected:?} references, came {references:?}\n");
+            }
+            references == expected
+        }
+
+        fn pin(&self, offset: usize, len: usize) -> Result<PinGuard<Source>> {
+            PinGuard::new(self.addr + offset, len)
+        }
+    }
+
+    /// The number of pages from the byte `start` to before `end`.
+    fn touched(start: usize, end: usize) -> usize {
+        (start / P..=(end - 1) / P).count()
+    }
+
+    #[test]
+    fn a_huge_folio_is_one_run() -> Result {
+        let pages = Pages::one_folio(9)?;
+        let mut all = KVec::new();
+        for page in pages.all() {
+            all.push(page, GFP_KERNEL)?;
+        }
+        let addr = kunit::map(&all)?;
+        let before = pages.references(0);
+        // Several lookups, which may end anywhere.
+        for (offset, len) in [
+            (0, 512 * P),
+            (100, 512 * P - 200),
+            (127 * P, 2 * P),
+            (P, 128 * P),
+        ] {
+            let guard = PinGuard::<Source>::new(addr + offset, len)?;
+            assert_eq!(guard.runs().len(), 1);
+            assert_eq!(guard.runs()[0].offset(), offset % P);
+            assert_eq!(guard.runs()[0].len(), len);
+            assert_eq!(guard.pages(), touched(offset, offset + len));
+            assert_eq!(pages.references(0), before + guard.pages());
+            drop(guard);
+            assert_eq!(pages.references(0), before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn runs_end_where_folios_or_order_do() -> Result {
+        let memory = Memory::new()?;
+        let guard = memory.pin(0, LEN)?;
+        let mut slot = 0;
+        for (run, pages) in guard.runs().iter().zip(RUNS) {
+            assert_eq!(
+                (run.offset(), run.len(), run.pages()),
+                (0, pages * P, pages)
+            );
+            assert!(ptr::eq(run.as_bio_vec().bv_page, memory.slot(slot)));
+            slot += pages;
+        }
+        assert_eq!(guard.runs().len(), RUNS.len());
+        assert!(memory.pinned(0..SLOTS.len()));
+        drop(guard);
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+
+    #[test]
+    fn more_pages_than_are_looked_up_at_a_time() -> Result {
+        let pages = Pages::folios(1)?;
+        let mut all = KVec::new();
+        for i in 0..3 * CHUNK + 1 {
+            all.push(pages.at(i % 2), GFP_KERNEL)?;
+        }
+        let guard = PinGuard::<Source>::new(kunit::map(&all)? + 1, all.len() * P - 2)?;
+        assert_eq!(guard.runs().len(), all.len());
+        for (i, (run, page)) in guard.runs().iter().zip(&all).enumerate() {
+            assert!(ptr::eq(run.as_bio_vec().bv_page, *page));
+            assert_eq!(run.offset(), usize::from(i == 0));
+            let edge = i == 0 || i == 3 * CHUNK;
+            assert_eq!(run.len(), P - usize::from(edge));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn any_offset_and_length() -> Result {
+        let memory = Memory::new()?;
+        let edges = [0, 1, P - 1, P, P + 1, 3 * P - 1, 3 * P, 5 * P + 7, LEN - 1];
+        for offset in edges {
+            for end in edges.iter().map(|edge| LEN - edge) {
+                if offset >= end {
+                    continue;
+                }
+                let guard = memory.pin(offset, end - offset)?;
+                assert_eq!(guard.len(), end - offset);
+                let bytes: usize = guard.runs().iter().map(Run::len).sum();
+                assert_eq!(bytes, end - offset);
+                assert_eq!(guard.pages(), touched(offset, end));
+                assert_eq!(guard.runs()[0].offset(), offset % P);
+                assert!(guard.runs()[1..].iter().all(|run| run.offset() == 0));
+                assert!(memory.pinned(offset / P..end.div_ceil(P)));
+            }
+        }
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_at_the_ends_of_the_address_space() -> Result {
+        let cases = [
+            (0, 1, Ok(1)),
+            (P - 1, 2, Ok(2)),
+            (P, P, Ok(1)),
+            (0, usize::MAX, Ok(usize::MAX / P + 1)),
+            (1, usize::MAX, Ok(usize::MAX / P + 1)),
+            (2, usize::MAX, Err(EINVAL)),
+            (usize::MAX, 1, Ok(1)),
+            (usize::MAX, 2, Err(EINVAL)),
+            (usize::MAX - (P - 1), P, Ok(1)),
+            (usize::MAX - (P - 1), P + 1, Err(EINVAL)),
+            (usize::MAX - P, P + 1, Ok(2)),
+            (0, 0, Err(EINVAL)),
+            (usize::MAX, 0, Err(EINVAL)),
+        ];
+        for (addr, len, expected) in cases {
+            assert_eq!(count_pages(addr, len), expected);
+        }
+        // Not user memory. No more than one page of these is looked up.
+        kunit::mm()?;
+        for addr in [usize::MAX, usize::MAX - (P - 1), 1 << 63] {
+            assert_eq!(PinGuard::<Source>::new(addr, 1).err(), Some(EFAULT));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_hole_keeps_nothing() -> Result {
+        assert_eq!(PinGuard::<Source>::new(P, P).err(), Some(EFAULT));
+        let memory = Memory::new()?;
+        kunit::unmap(memory.addr + 6 * P, 1)?;
+        let memory = Memory {
+            before: memory.references(),
+            ..memory
+        };
+        assert_eq!(memory.pin(0, LEN).err(), Some(EFAULT));
+        assert_eq!(memory.pin(5 * P + 1, P).err(), Some(EFAULT));
+        assert_eq!(memory.pin(6 * P, 1).err(), Some(EFAULT));
+        assert!(memory.pinned(0..0));
+        let guard = memory.pin(1, 6 * P - 1)?;
+        assert!(memory.pinned(0..6));
+        drop(guard);
+
+        // As a fork does: what is there.
+        let mut pins = Pins::new();
+        let mm = kunit::mm()?;
+        // SAFETY: The mm is that of this thread, which holds no lock of it.
+        unsafe { pin_guard_mmap_write_lock(mm) };
+        // SAFETY: The lock is held.
+        let missing = unsafe { pins.pin_present(mm, &(memory.addr..memory.addr + LEN)) };
+        // SAFETY: It was locked above.
+        unsafe { pin_guard_mmap_write_unlock(mm) };
+        assert_eq!(missing, Ok(1));
+        assert_eq!(pins.pages(), SLOTS.len() - 1);
+        drop(pins);
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+
+    #[test]
+    fn truncating_lets_go_of_what_is_behind() -> Result {
+        let memory = Memory::new()?;
+        for offset in [0, 1, P - 1, 4 * P + 9] {
+            let whole = LEN - offset;
+            for len in Iterator::chain((1..whole).step_by(1023), [P - 1, P, P + 1, whole]) {
+                let mut guard = memory.pin(offset, whole)?;
+                guard.truncate(len);
+                assert_eq!(guard.len(), len);
+                let bytes: usize = guard.runs().iter().map(Run::len).sum();
+                assert_eq!(bytes, len);
+                assert!(guard.runs().iter().map(Run::len).min() > Some(0));
+                assert_eq!(guard.pages(), touched(offset, offset + len));
+                assert!(memory.pinned(offset / P..(offset + len).div_ceil(P)));
+                drop(guard);
+                assert!(memory.pinned(0..0));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_byte_is_found_in_its_run() -> Result {
+        let memory = Memory::new()?;
+        let small = kunit::map(&[0, 1, 3, 2, 1].map(|n| memory.small.at(n)))?;
+        let page_of = |runs: &[Run], offset: usize| {
+            let mut skip = offset;
+            let run = runs.iter().find(|run| {
+                let found = skip < run.len();
+                skip -= if found { 0 } else { run.len() };
+                found
+            })?;
+            let at = run.offset() + skip;
+            Some((run.0.bv_page.wrapping_add(at / P), at % P))
+        };
+        for start in [0, 1, P - 1] {
+            // Each page is a run, or not.
+            for guard in [
+                PinGuard::<Source>::new(small + start, 5 * P - start)?,
+                memory.pin(start, LEN - start)?,
+            ] {
+                let single = guard.runs().len() == 5;
+                for offset in Iterator::chain((0..guard.len()).step_by(509), [P - 1, P, P + 1]) {
+                    let (runs, skip) = guard.runs_at(offset);
+                    assert_eq!(page_of(runs, skip), page_of(guard.runs(), offset));
+                    assert!(!single || skip < P);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_pins_of_a_part_are_counted() -> Result {
+        let memory = Memory::new()?;
+        let small = kunit::map(&[0, 1, 3, 2, 1].map(|n| memory.small.at(n)))?;
+        let edges = [1, 7, P - 1, P, P + 1, 2 * P, 3 * P - 1, 4 * P];
+        for start in [0, 1, P - 1] {
+            for guard in [
+                PinGuard::<Source>::new(small + start, 5 * P - start)?,
+                memory.pin(start, LEN - start)?,
+            ] {
+                for at in edges.iter().map(|edge| edge - 1) {
+                    for end in edges.iter().map(|edge| guard.len() - edge + 1) {
+                        if at < end {
+                            let expected = touched(start + at, start + end);
+                            assert_eq!(guard.pages_in(at..end), expected);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_go_where_they_belong() -> Result {
+        let addr = kunit::anonymous(3)?;
+        let guard = PinGuard::<Dest>::new(addr + 5, 2 * P)?;
+        let other = PinGuard::<Source>::new(addr, 3 * P)?;
+        let mut data = [0; 300];
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = i as u8 ^ 0x5a;
+        }
+        let mut found = [0; 302];
+        for offset in [1, P - 5 - 150, P - 5, 2 * P - 300] {
+            guard.write(offset, &data)?;
+            other.read(offset + 4, &mut found)?;
+            assert_eq!(found[1..301], data);
+            assert_eq!((found[0], found[301]), (0, 0));
+            guard.write(offset, &[0; 300])?;
+        }
+        for (offset, len) in [
+            (2 * P - 299, 300),
+            (2 * P + 1, 0),
+            (usize::MAX, 2),
+            (usize::MAX, 0),
+        ] {
+            assert_eq!(guard.read(offset, &mut found[..len]), Err(EINVAL));
+            assert_eq!(guard.write(offset, &data[..len]), Err(EINVAL));
+        }
+        assert_eq!(guard.write(2 * P, &[]), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn an_iterator_is_taken_up_to_a_limit() -> Result {
+        let memory = Memory::new()?;
+        let segment = |offset: usize, len| bindings::iovec {
+            iov_base: (memory.addr + offset) as *mut c_void,
+            iov_len: len,
+        };
+        // The second begins where the first ends; the last is not there.
+        let vector = [
+            segment(7, P),
+            segment(P + 7, P),
+            segment(7 * P + 1, 3),
+            bindings::iovec {
+                iov_base: P as *mut c_void,
+                iov_len: P,
+            },
+        ];
+        let iter = || {
+            let mut iter = bindings::iov_iter::default();
+            let len = vector.iter().map(|v| v.iov_len).sum();
+            // SAFETY: The vector lives for as long as the iterator.
+            unsafe {
+                bindings::iov_iter_init(
+                    &mut iter,
+                    bindings::ITER_SOURCE,
+                    vector.as_ptr(),
+                    vector.len(),
+                    len,
+                )
+            };
+            iter
+        };
+        let left = |iter: &bindings::iov_iter| {
+            // SAFETY: The iterator is valid.
+            unsafe { iter.__bindgen_anon_1.__bindgen_anon_1.as_ref().count }
+        };
+        let good = 2 * P + 3;
+        for (max, pages) in [
+            (1, 1),
+            (P - 7, 1),
+            (P - 6, 2),
+            (P, 2),
+            (P + 1, 3),
+            (good, 5),
+        ] {
+            let mut iter = iter();
+            // SAFETY: The iterator is valid, on memory of this thread.
+            let held = unsafe { Held::extract(&mut iter, max, Source::GUP_FLAGS) }?;
+            assert_eq!(held.len, max);
+            assert_eq!(left(&iter), good + P - max);
+            assert_eq!(held.pins.pages(), pages);
+        }
+        assert!(memory.pinned(0..0));
+        for (max, expected) in [(good + 1, EFAULT), (usize::MAX, EFAULT), (0, EINVAL)] {
+            let mut iter = iter();
+            // SAFETY: As above.
+            let held = unsafe { Held::extract(&mut iter, max, Source::GUP_FLAGS) };
+            assert_eq!(held.err(), Some(expected));
+            assert_eq!(left(&iter), good + P);
+        }
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+
+    #[test]
+    fn contiguous_pages_are_counted_up_to_the_end_of_a_folio() {
+        let page = |n: usize| ptr::null_mut::<bindings::page>().wrapping_add(1000 + n);
+        for len in 1..=11 {
+            for jump in 1..=11 {
+                let pages: [_; 11] = core::array::from_fn(|i| page(i + usize::from(i >= jump)));
+                for end in 1..=13 {
+                    let expected = len.min(jump).min(end);
+                    assert_eq!(contiguous(&pages[..len], page(end)), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_not_longer_than_a_u32_can_say() {
+        let page = |n: usize| ptr::null_mut::<bindings::page>().wrapping_add(1000 + n);
+        let continued = |len: usize, next: usize| {
+            let mut pins = Pins::new();
+            pins.runs = Runs::One(Run::new(page(0), 0, len));
+            pins.folio_end = page(1 << 20);
+            let continued = pins.continued_by(&[page(next)]).is_some();
+            // There are no such pages.
+            pins.runs = Runs::None;
+            continued
+        };
+        let most = i32::MAX as usize / P * P;
+        assert!(continued(P, 1));
+        assert!(!continued(P, 2));
+        assert!(!continued(P - 1, 1));
+        assert!(continued(most, most / P));
+        assert!(!continued(most + P, most / P + 1));
+        assert!(!continued((1 << 20) * P - P, (1 << 20) - 1));
+    }
+
+    #[test]
+    fn a_charge_shrinks_to_two_pages_at_least() -> Result {
+        let mut user = KBox::new(pin_init::zeroed::<bindings::user_struct>(), GFP_KERNEL)?;
+        let user: *mut bindings::user_struct = &mut *user;
+        // SAFETY: The user is the test's own.
+        let locked = move || unsafe { bindings::atomic64_read(&raw const (*user).locked_vm) };
+        // A second reference, or the kernel would free it.
+        // SAFETY: As above.
+        unsafe {
+            bindings::refcount_set(&raw mut (*user).__count, 2);
+            bindings::atomic64_add(17, &raw mut (*user).locked_vm);
+        }
+        let mut charge = Charge(bindings::ubuf_info_msgzc_mmpin { user, num_pg: 10 });
+        for (pages, expected) in [
+            (11, 17),
+            (10, 17),
+            (7, 14),
+            (7, 14),
+            (3, 10),
+            (1, 9),
+            (0, 9),
+            (5, 9),
+        ] {
+            charge.shrink(pages);
+            assert_eq!(locked(), expected);
+        }
+        drop(charge);
+        assert_eq!(locked(), 7);
+        // One of a user who needs none.
+        let mut charge = Charge(pin_init::zeroed());
+        charge.shrink(0);
+        Ok(())
+    }
+}

@@ -216,6 +216,32 @@ impl Flight {
         )
     }
 
+    /// The socket took `sent` bytes of `range`: what an own guard has behind them is let go.
+    fn took(
+        &self,
+        load: &mut Load,
+        range: Range<usize>,
+        sent: usize,
+        notify: Option<Arc<dyn Notify>>,
+    ) {
+        let Some(buffer) = &mut load.buffer else {
+            return;
+        };
+        if let Buffer::Own(guard) = buffer {
+            if sent < range.len() {
+                guard.truncate(sent);
+                if let Some(charge) = &mut load.charge {
+                    charge.shrink(guard.pages());
+                }
+            }
+        }
+        let pages = buffer.guard().pages_in(range.start..range.start + sent);
+        self.pages.store(pages, Relaxed);
+        SENDS.add(1, Relaxed);
+        SENDS_IN_FLIGHT.add(1, Relaxed);
+        load.notify = notify;
+    }
+
     /// # Safety
     ///
     /// `ubuf` is that of a `Flight`, and held.
@@ -538,20 +564,8 @@ impl Socket {
             },
             None => Err(EINVAL),
         };
-        if let (&Ok(sent), Some(buffer)) = (&sent, &mut load.buffer) {
-            if let Buffer::Own(guard) = buffer {
-                if sent < range.len() {
-                    guard.truncate(sent);
-                    if let Some(charge) = &mut load.charge {
-                        charge.shrink(guard.pages());
-                    }
-                }
-            }
-            let pages = buffer.guard().pages_in(range.start..range.start + sent);
-            flight.pages.store(pages, Relaxed);
-            SENDS.add(1, Relaxed);
-            SENDS_IN_FLIGHT.add(1, Relaxed);
-            load.notify = notify;
+        if let Ok(sent) = sent {
+            flight.took(load, range, sent, notify);
         }
         // SAFETY: This is the sender's reference.
         unsafe { Flight::put(ptr::null_mut(), ubuf, true) };
@@ -559,5 +573,534 @@ impl Socket {
             flight,
             sent: sent?,
         })
+    }
+}
+
+#[kunit_tests(pin_guard_send)]
+mod tests {
+    use super::*;
+    use crate::{
+        kunit::{self, eventually, Page, Pages, Skb},
+        this_module, Module,
+    };
+    use kernel::page::PAGE_SIZE;
+
+    const P: usize = PAGE_SIZE;
+    const EEXIST: c_int = -(bindings::EEXIST as c_int);
+    const IPPROTO_TCP: u16 = 6;
+    const IPPROTO_UDP: u16 = 17;
+
+    /// A socket, and 512 KiB of one folio to send from.
+    struct Stage {
+        socket: Socket,
+        pages: Pages,
+        addr: usize,
+        idle: usize,
+    }
+
+    impl Stage {
+        fn new() -> Result<Self> {
+            Self::on(kunit::socket(bindings::sock_type_SOCK_STREAM, IPPROTO_TCP)?)
+        }
+
+        fn on(socket: Socket) -> Result<Self> {
+            let pages = Pages::one_folio(7)?;
+            let mut all = KVec::new();
+            for page in pages.all() {
+                all.push(page, GFP_KERNEL)?;
+            }
+            let addr = kunit::map(&all)?;
+            let idle = pages.references(0);
+            Ok(Self {
+                socket,
+                pages,
+                addr,
+                idle,
+            })
+        }
+
+        fn pinned(&self) -> usize {
+            self.pages.references(0) - self.idle
+        }
+
+        fn guard(&self, len: usize) -> Result<PinGuard<Source>> {
+            PinGuard::new(self.addr, len)
+        }
+
+        /// A send of `len` bytes, that the socket has not taken yet.
+        fn begin(&self, len: usize) -> Result<Sender> {
+            self.begin_with(Buffer::Own(self.guard(len)?), 0..len)
+        }
+
+        fn begin_with(&self, buffer: Buffer, range: Range<usize>) -> Result<Sender> {
+            let owner = ModuleRef::try_get(this_module!(Module));
+            let flight = Flight::new(&self.socket, range.len(), buffer, None, owner)?;
+            // INVARIANT: The reference that `ubuf` holds.
+            let _ = Arc::into_raw(flight.clone());
+            Ok(Sender { flight, range })
+        }
+    }
+
+    /// The sender's reference on a `ubuf`, as `send_buffer` has it.
+    struct Sender {
+        flight: Arc<Flight>,
+        range: Range<usize>,
+    }
+
+    impl Sender {
+        fn took(&self, sent: usize, notify: Option<Arc<dyn Notify>>) -> InFlight {
+            // SAFETY: The reference on `ubuf` is not put yet.
+            let load = unsafe { &mut *self.flight.load.get() };
+            self.flight.took(load, self.range.clone(), sent, notify);
+            InFlight {
+                flight: self.flight.clone(),
+                sent,
+            }
+        }
+
+        fn took_all(&self) -> InFlight {
+            self.took(self.range.len(), None)
+        }
+
+        /// The pages get into an skb of their own.
+        fn attach(&self) -> Result<Skb> {
+            // SAFETY: The `ubuf` is held.
+            unsafe { Skb::holding(self.flight.ubuf.get()) }
+        }
+
+        /// The pages get into an skb that may have others. An errno.
+        fn join(&self, skb: &Skb) -> c_int {
+            // SAFETY: The socket is that of this thread alone.
+            unsafe { Flight::link_skb(skb.as_raw(), self.flight.ubuf.get()) }
+        }
+    }
+
+    impl Drop for Sender {
+        fn drop(&mut self) {
+            // SAFETY: This is the sender's reference.
+            unsafe { Flight::put(ptr::null_mut(), self.flight.ubuf.get(), true) };
+        }
+    }
+
+    /// Counts how often it was told, and says which thread has dropped it.
+    struct Told {
+        times: Atomic<usize>,
+        dropped_by: Option<&'static Atomic<i32>>,
+    }
+
+    impl Told {
+        fn new(dropped_by: Option<&'static Atomic<i32>>) -> Result<Arc<Self>> {
+            let told = Self {
+                times: Atomic::new(0),
+                dropped_by,
+            };
+            Ok(Arc::new(told, GFP_KERNEL)?)
+        }
+
+        fn times(&self) -> usize {
+            self.times.load(Relaxed)
+        }
+    }
+
+    impl Notify for Told {
+        fn owner(&self) -> &'static ThisModule {
+            this_module!(Module)
+        }
+
+        fn complete(&self) {
+            self.times.add(1, Relaxed);
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            if let Some(dropped_by) = self.dropped_by {
+                dropped_by.store(kernel::current!().pid(), Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_skb_completes_a_send() -> Result {
+        let stage = Stage::new()?;
+        let in_flight_before = SENDS_IN_FLIGHT.load(Relaxed);
+        let sender = stage.begin(3 * P)?;
+        let (first, second) = (sender.attach()?, sender.attach()?);
+        let sent = first.try_clone()?;
+        let flight = sender.took_all();
+        let waits = || flight.wait(1) == Err(ETIMEDOUT) && flight.pages() == 3;
+        assert_eq!(flight.sent(), 3 * P);
+        assert_eq!(SENDS_IN_FLIGHT.load(Relaxed), in_flight_before + 1);
+        drop(sender);
+        assert!(waits());
+        drop(first);
+        assert!(waits());
+        drop(second);
+        assert!(waits() && !flight.is_complete());
+        assert_eq!(stage.pinned(), 3);
+        drop(sent);
+        assert!(flight.is_complete());
+        assert_eq!(flight.pages(), 0);
+        assert_eq!(flight.wait(1), Ok(()));
+        assert_eq!(flight.wait(1), Ok(()));
+        assert_eq!(stage.pinned(), 0);
+        assert!(!flight.copied());
+        assert_eq!(SENDS_IN_FLIGHT.load(Relaxed), in_flight_before);
+        Ok(())
+    }
+
+    #[test]
+    fn the_sender_may_be_the_last() -> Result {
+        let stage = Stage::new()?;
+        let sender = stage.begin(P)?;
+        drop(sender.attach()?);
+        let flight = sender.took_all();
+        assert!(!flight.is_complete());
+        assert_eq!(stage.pinned(), 1);
+        drop(sender);
+        assert!(flight.is_complete() && !flight.copied());
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_copied_is_said_so() -> Result {
+        let stage = Stage::new()?;
+        // At once: no skb ever held the pages.
+        let sender = stage.begin(P)?;
+        let flight = sender.took_all();
+        drop(sender);
+        assert!(flight.is_complete() && flight.copied());
+
+        // One of two skbs: the other still has the pages.
+        let sender = stage.begin(P)?;
+        let (first, second) = (sender.attach()?, sender.attach()?);
+        let flight = sender.took_all();
+        drop(sender);
+        first.copy()?;
+        drop(first);
+        assert!(!flight.is_complete());
+        assert_eq!(stage.pinned(), 1);
+        drop(second);
+        assert!(flight.is_complete() && flight.copied());
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_send_that_fails_tells_nobody() -> Result {
+        let stage = Stage::new()?;
+        let counters = || (SENDS.load(Relaxed), SENDS_IN_FLIGHT.load(Relaxed));
+        let before = counters();
+        let told = Told::new(None)?;
+        let options = SendOptions::default();
+        let send = |guard| stage.socket.send(guard, options, Some(told.clone()));
+        // Not connected.
+        assert_eq!(send(stage.guard(P)?).err(), Some(EPIPE));
+        assert_eq!(stage.pinned(), 0);
+        let guard = Arc::new(stage.guard(2 * P)?, GFP_KERNEL)?;
+        for range in [0..0, 1..1, 0..2 * P + 1, 2 * P..2 * P + 1, 5..usize::MAX] {
+            let sent = stage
+                .socket
+                .send_shared(&guard, range, options, Some(told.clone()));
+            assert_eq!(sent.err(), Some(EINVAL));
+        }
+        let sent = stage
+            .socket
+            .send_shared(&guard, 1..2 * P, options, Some(told.clone()));
+        assert_eq!(sent.err(), Some(EPIPE));
+        assert_eq!(stage.pinned(), 2);
+        drop(guard);
+        assert_eq!(stage.pinned(), 0);
+        assert_eq!(told.times(), 0);
+        assert_eq!(counters(), before);
+        Ok(())
+    }
+
+    #[test]
+    fn a_datagram_is_one_send() -> Result {
+        let stage = Stage::on(kunit::socket(bindings::sock_type_SOCK_DGRAM, IPPROTO_UDP)?)?;
+        let more = SendOptions {
+            more: true,
+            ..SendOptions::default()
+        };
+        assert_eq!(
+            stage.socket.send(stage.guard(P)?, more, None).err(),
+            Some(EINVAL)
+        );
+        let sent = stage
+            .socket
+            .send(stage.guard(P)?, SendOptions::default(), None);
+        assert_eq!(sent.err(), Some(error(bindings::EDESTADDRREQ)));
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_short_send_keeps_what_was_taken() -> Result {
+        let stage = Stage::new()?;
+        for (sent, pages) in [(1, 1), (P, 1), (P + 1, 2), (5 * P - 1, 5), (5 * P, 5)] {
+            let sender = stage.begin(5 * P)?;
+            let skb = sender.attach()?;
+            let flight = sender.took(sent, None);
+            drop(sender);
+            assert_eq!(
+                (flight.sent(), flight.pages(), stage.pinned()),
+                (sent, pages, pages)
+            );
+            drop(skb);
+            assert!(flight.is_complete());
+            assert_eq!(stage.pinned(), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn sends_share_the_pins_of_a_guard() -> Result {
+        let stage = Stage::new()?;
+        let guard = Arc::new(stage.guard(8 * P)?, GFP_KERNEL)?;
+        let begin = |range| stage.begin_with(Buffer::Shared(guard.clone()), range);
+        let (a, b) = (begin(P - 1..3 * P + 1)?, begin(0..P)?);
+        let skbs = (a.attach()?, b.attach()?);
+        let (first, second) = (a.took(P + 2, None), b.took_all());
+        drop((a, b));
+        assert_eq!((first.pages(), second.pages()), (3, 1));
+        drop(guard);
+        assert_eq!(stage.pinned(), 8);
+        drop(skbs.0);
+        assert!(first.is_complete() && !second.is_complete());
+        assert_eq!(stage.pinned(), 8);
+        drop(skbs.1);
+        assert!(second.is_complete());
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    /// Who holds a part of a chain.
+    enum Holder {
+        Sender(#[expect(dead_code)] Sender),
+        Skb(#[expect(dead_code)] Skb),
+    }
+
+    #[test]
+    fn a_chain_is_complete_when_all_have_let_go_in_any_order() -> Result {
+        let stage = Stage::new()?;
+        // The digits of `order` say who is next.
+        for order in 0..5usize.pow(5) {
+            let order: [usize; 5] = core::array::from_fn(|i| order / 5usize.pow(i as u32) % 5);
+            if (0..5).any(|who| !order.contains(&who)) {
+                continue;
+            }
+            let senders = [stage.begin(3)?, stage.begin(P)?, stage.begin(2 * P)?];
+            let skb = senders[0].attach()?;
+            assert_eq!(senders[1].join(&skb), 0);
+            assert_eq!(senders[2].join(&skb), 0);
+            // The last has more than that skb has room for.
+            let more = senders[2].attach()?;
+            let flights = [0, 1, 2].map(|i: usize| senders[i].took_all());
+            let [a, b, c] = senders.map(Holder::Sender);
+            let mut holders = [a, b, c, Holder::Skb(skb), Holder::Skb(more)].map(Some);
+            for (i, who) in order.into_iter().enumerate() {
+                assert!(flights.iter().all(|flight| !flight.is_complete()));
+                assert_eq!(stage.pinned(), 4);
+                holders[who] = None;
+                assert_eq!(flights[0].is_complete(), i == 4);
+            }
+            assert!(flights
+                .iter()
+                .all(|flight| flight.is_complete() && !flight.copied()));
+            assert_eq!(stage.pinned(), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_copy_of_one_is_a_copy_of_all_in_its_chain() -> Result {
+        let stage = Stage::new()?;
+        let (a, b) = (stage.begin(P)?, stage.begin(P)?);
+        let skb = a.attach()?;
+        assert_eq!(b.join(&skb), 0);
+        let (first, second) = (a.took_all(), b.took_all());
+        drop((a, b));
+        skb.copy()?;
+        assert!(first.is_complete() && first.copied());
+        assert!(second.is_complete() && second.copied());
+        Ok(())
+    }
+
+    #[test]
+    fn a_chain_ends_at_256_sends() -> Result {
+        let stage = Stage::new()?;
+        let told = Told::new(None)?;
+        let mut flights = KVec::new();
+        let head = stage.begin(1)?;
+        let skb = head.attach()?;
+        flights.push(head.took(1, Some(told.clone())), GFP_KERNEL)?;
+        for _ in 1..256 {
+            let sender = stage.begin(1)?;
+            assert_eq!(sender.join(&skb), 0);
+            flights.push(sender.took(1, Some(told.clone())), GFP_KERNEL)?;
+        }
+        let sender = stage.begin(1)?;
+        assert_eq!(sender.join(&skb), EEXIST);
+        let alone = sender.took_all();
+        drop(head);
+        // It does not wait for the others.
+        drop(sender);
+        assert!(alone.is_complete());
+        assert!(flights.iter().all(|flight| !flight.is_complete()));
+        assert_eq!(told.times(), 0);
+        drop(skb);
+        assert!(flights.iter().all(|flight| flight.is_complete()));
+        assert_eq!(told.times(), 256);
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_chain_ends_at_512_kib() -> Result {
+        let stage = Stage::new()?;
+        let (a, b, c) = (
+            stage.begin(300 << 10)?,
+            stage.begin(212 << 10)?,
+            stage.begin(1)?,
+        );
+        let skb = a.attach()?;
+        assert_eq!(b.join(&skb), 0);
+        assert_eq!(c.join(&skb), EEXIST);
+        drop((a, b, c));
+        // One byte more than there is room for.
+        let (a, b) = (stage.begin(300 << 10)?, stage.begin((212 << 10) + 1)?);
+        let other = a.attach()?;
+        assert_eq!(b.join(&other), EEXIST);
+        drop((a, b, skb, other));
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_join_a_chain() -> Result {
+        let stage = Stage::new()?;
+        let begin = || stage.begin(P);
+        let (a, b, c, d) = (begin()?, begin()?, begin()?, begin()?);
+        // Nobody is there yet, or the send itself.
+        assert_eq!(a.join(&Skb::new()?), 0);
+        let (mut skb, other) = (a.attach()?, c.attach()?);
+        assert_eq!(a.join(&skb), 0);
+        // Two chains are not joined: by a head, nor by a follower.
+        assert_eq!(b.join(&skb), 0);
+        assert_eq!(a.join(&other), EEXIST);
+        assert_eq!(b.join(&other), EEXIST);
+        // No room for its pages.
+        let frags = mem::replace(&mut skb.shared().nr_frags, bindings::MAX_SKB_FRAGS as u8);
+        let result = d.join(&skb);
+        skb.shared().nr_frags = frags;
+        assert_eq!(result, EEXIST);
+        // Somebody else's.
+        static OTHERS: bindings::ubuf_info_ops = bindings::ubuf_info_ops {
+            complete: Some(ignore),
+            link_skb: None,
+        };
+        let mut others = bindings::ubuf_info {
+            ops: &OTHERS,
+            flags: bindings::SKBFL_ZEROCOPY_ENABLE as u8,
+            ..Default::default()
+        };
+        // SAFETY: It lives longer than the skb.
+        unsafe { bindings::refcount_set(&raw mut others.refcnt, 1) };
+        // SAFETY: It is valid.
+        let foreign = unsafe { Skb::holding(&mut others) }?;
+        assert_eq!(d.join(&foreign), EEXIST);
+        drop(foreign);
+        // So it is alone.
+        let flight = d.took_all();
+        drop(d);
+        assert!(flight.is_complete());
+        drop((a, b, c, skb, other));
+        assert_eq!(stage.pinned(), 0);
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// None.
+    unsafe extern "C" fn ignore(
+        _skb: *mut bindings::sk_buff,
+        _ubuf: *mut bindings::ubuf_info,
+        _zerocopy_success: bool,
+    ) {
+    }
+
+    #[test]
+    fn who_is_told_last_is_let_go_where_it_may_sleep() -> Result {
+        static DROPPED_BY: Atomic<i32> = Atomic::new(0);
+        DROPPED_BY.store(0, Relaxed);
+        let stage = Stage::new()?;
+        let told = Told::new(Some(&DROPPED_BY))?;
+        let sender = stage.begin(P)?;
+        let skb = sender.attach()?;
+        let flight = sender.took(P, Some(told));
+        drop(sender);
+        let lock = Arc::pin_init(kernel::new_spinlock!(()), GFP_KERNEL)?;
+        let atomic = lock.lock();
+        drop(skb);
+        drop(atomic);
+        assert!(flight.is_complete());
+        assert!(eventually(|| DROPPED_BY.load(Relaxed) != 0));
+        assert!(DROPPED_BY.load(Relaxed) != kernel::current!().pid());
+        Ok(())
+    }
+
+    #[test]
+    fn many_runs_are_let_go_by_a_workqueue() -> Result {
+        let stage = Stage::new()?;
+        let pages = Pages::folios(1)?;
+        let mut all: KVec<Page> = KVec::new();
+        for i in 0..=RUNS_AT_ONCE {
+            all.push(pages.at(i % 2), GFP_KERNEL)?;
+        }
+        let addr = kunit::map(&all)?;
+        let before = pages.references(0);
+        for runs in [RUNS_AT_ONCE, RUNS_AT_ONCE + 1] {
+            let guard = PinGuard::new(addr, runs * P)?;
+            let sender = stage.begin_with(Buffer::Own(guard), 0..runs * P)?;
+            let skb = sender.attach()?;
+            let flight = sender.took_all();
+            assert_eq!(flight.pages(), runs);
+            drop((sender, skb));
+            assert!(flight.is_complete());
+            assert_eq!(flight.wait(1), Ok(()));
+            drop(flight);
+            if runs == RUNS_AT_ONCE {
+                assert_eq!(pages.references(0), before);
+            }
+            assert!(eventually(|| pages.references(0) == before));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_connection_is_aborted() -> Result {
+        for (kind, protocol, expected) in [
+            (bindings::sock_type_SOCK_STREAM, IPPROTO_TCP, Ok(())),
+            (
+                bindings::sock_type_SOCK_DGRAM,
+                IPPROTO_UDP,
+                Err(error(bindings::EOPNOTSUPP)),
+            ),
+        ] {
+            let stage = Stage::on(kunit::socket(kind, protocol)?)?;
+            let sender = stage.begin(P)?;
+            let skb = sender.attach()?;
+            let flight = sender.took_all();
+            drop((sender, stage.socket));
+            assert_eq!(flight.abort(), expected);
+            // An abort is no end: an skb has the pages.
+            assert!(!flight.is_complete());
+            drop(skb);
+            assert!(flight.is_complete());
+            assert_eq!(flight.abort(), expected);
+        }
+        Ok(())
     }
 }

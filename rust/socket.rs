@@ -49,6 +49,16 @@ impl Socket {
         if file.is_null() {
             return Err(EBADF);
         }
+        // SAFETY: The reference is ours.
+        unsafe { Self::from_file(file) }
+    }
+
+    /// Errors: as `from_fd`.
+    ///
+    /// # Safety
+    ///
+    /// `file` is valid, and the caller gives up a reference on it.
+    pub(crate) unsafe fn from_file(file: *mut bindings::file) -> Result<Self> {
         // SAFETY: The file is valid.
         let raw = unsafe { bindings::sock_from_file(file) };
         if raw.is_null() {

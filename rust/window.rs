@@ -477,3 +477,298 @@ pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SUBMISSIONS_WAITED.load(Relaxed)
     ))
 }
+
+#[kunit_tests(pin_guard_window)]
+// A range is one window here.
+#[allow(clippy::single_range_in_vec_init)]
+mod tests {
+    use super::*;
+    use crate::kunit;
+
+    const P: usize = PAGE_SIZE;
+    /// Windows cost the same wherever they are: no memory is there.
+    const A: usize = 0x1000_0000;
+    const B: usize = 0x2000_0000;
+    const C: usize = 0x3000_0000;
+    const EVERYTHING: Range<usize> = 0..LAST_PAGE;
+    const LAST_PAGE: usize = usize::MAX - (P - 1);
+
+    /// Opens windows on the mm of the test.
+    fn open(ranges: &[Range<usize>]) -> Result<KVec<Window>> {
+        kunit::mm()?;
+        let mut windows = KVec::new();
+        for range in ranges {
+            windows.push(Window::open(range.start, range.len())?, GFP_KERNEL)?;
+        }
+        Ok(windows)
+    }
+
+    /// Whether the windows of the test's mm cover just that of `area`.
+    fn covered(area: Range<usize>, expected: &[Range<usize>]) -> bool {
+        let found = kunit::mm().and_then(|mm| within(mm, area));
+        let right = found.as_ref().is_ok_and(|found| found[..] == *expected);
+        if !right {
+            pr_info!("expected {expected:x?}, came {:x?}\n", found.as_deref());
+        }
+        right
+    }
+
+    /// Another mm with the same bucket as `mm`: an address that is looked at, and not behind.
+    fn colliding(mm: *const bindings::mm_struct) -> *const bindings::mm_struct {
+        let mut other = mm.wrapping_byte_add(64);
+        while !core::ptr::eq(bucket(other), bucket(mm)) {
+            other = other.wrapping_byte_add(64);
+        }
+        other
+    }
+
+    #[test]
+    fn pages_are_those_that_a_range_touches() {
+        let area = A..A + 4 * P;
+        let cases = [
+            (A..A + 1, Some(A..A + P)),
+            (A + P - 1..A + P + 1, Some(A..A + 2 * P)),
+            (A + P..A + 2 * P, Some(A + P..A + 2 * P)),
+            (A - 1..A + 1, Some(A..A + P)),
+            (A + 4 * P - 1..A + 4 * P + 1, Some(A + 3 * P..A + 4 * P)),
+            (A - P..A + 9 * P, Some(A..A + 4 * P)),
+            (A - P..A, None),
+            (A + 4 * P..A + 5 * P, None),
+        ];
+        for (range, expected) in cases {
+            assert_eq!(pages_within(&range, &area), expected);
+        }
+    }
+
+    #[test]
+    fn pages_at_the_ends_of_the_address_space() {
+        let last = LAST_PAGE - P..LAST_PAGE;
+        let cases = [
+            (0..1, 0..P, Some(0..P)),
+            (0..usize::MAX, 0..P, Some(0..P)),
+            (0..usize::MAX, last.clone(), Some(last.clone())),
+            (LAST_PAGE - 1..usize::MAX, last.clone(), Some(last.clone())),
+            (
+                LAST_PAGE - P..LAST_PAGE - P + 1,
+                last.clone(),
+                Some(last.clone()),
+            ),
+            (usize::MAX - 1..usize::MAX, last.clone(), None),
+            (usize::MAX - 1..usize::MAX, 0..P, None),
+        ];
+        for (range, area, expected) in cases {
+            assert_eq!(pages_within(&range, &area), expected);
+        }
+    }
+
+    #[test]
+    fn a_window_needs_memory_and_a_length() -> Result {
+        // A kernel thread.
+        assert!(matches!(Window::open(A, P), Err(EFAULT)));
+        kunit::mm()?;
+        assert!(matches!(Window::open(A, 0), Err(EINVAL)));
+        assert!(matches!(Window::open(usize::MAX, 1), Err(EINVAL)));
+        assert!(matches!(Window::open(LAST_PAGE, P), Err(EINVAL)));
+        assert!(matches!(Window::open(2, usize::MAX), Err(EINVAL)));
+        assert!(covered(EVERYTHING, &[]));
+        let window = Window::open(LAST_PAGE - 1, P)?;
+        assert!(covered(EVERYTHING, &[LAST_PAGE - P..LAST_PAGE]));
+        drop(window);
+        assert!(covered(EVERYTHING, &[]));
+        Ok(())
+    }
+
+    #[test]
+    fn windows_are_found_in_order_and_merged() -> Result {
+        let windows = open(&[
+            C + 5..C + 6,         // a page of its own
+            A + P + 1..A + 2 * P, // next to the one below
+            A..A + 7,             //
+            B + 2 * P..B + 4 * P, // overlaps the next, which begins before it
+            B + P..B + 3 * P,     //
+            B + P..B + P + 9,     // within it
+            C + 2 * P..C + 3 * P, // a page between
+        ])?;
+        assert!(covered(
+            EVERYTHING,
+            &[
+                A..A + 2 * P,
+                B + P..B + 4 * P,
+                C..C + P,
+                C + 2 * P..C + 3 * P
+            ]
+        ));
+        assert!(covered(
+            A + P..B + 2 * P,
+            &[A + P..A + 2 * P, B + P..B + 2 * P]
+        ));
+        assert!(covered(A + 2 * P..B + P, &[]));
+        drop(windows);
+        assert!(covered(EVERYTHING, &[]));
+        Ok(())
+    }
+
+    #[test]
+    fn more_windows_than_there_is_room_for_at_first() -> Result {
+        for count in [15, 16, 17, 40, 100] {
+            let mut windows = KVec::new();
+            let mut expected = KVec::new();
+            // The last one first.
+            for i in (0..count).rev() {
+                let addr = A + 2 * i * P;
+                windows.push(open(&[addr..addr + 1])?, GFP_KERNEL)?;
+            }
+            for i in 0..count {
+                expected.push(A + 2 * i * P..A + (2 * i + 1) * P, GFP_KERNEL)?;
+            }
+            assert!(covered(EVERYTHING, &expected));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn each_mm_has_its_own_windows() -> Result {
+        let mm = kunit::mm()?;
+        let other = colliding(mm);
+        let before = bucket(mm).count.load(Relaxed);
+        let window = open(&[A..A + P])?;
+        assert_eq!(bucket(mm).count.load(Relaxed), before + 1);
+        assert!(any(mm) && any(other));
+        assert!(within(other, EVERYTHING)?.is_empty());
+        follow(other, A..A + P, B);
+        assert!(covered(EVERYTHING, &[A..A + P]));
+        drop(window);
+        assert_eq!(bucket(mm).count.load(Relaxed), before);
+        Ok(())
+    }
+
+    #[test]
+    fn no_window_opens_beside_a_writer_of_the_mm() -> Result {
+        let mm = kunit::mm()?;
+        let before = bucket(mm).count.load(Relaxed);
+        let open = || Window::with_segments(Segments::One(A..A + P), false).map(drop);
+        open()?;
+        // As a fork does.
+        // SAFETY: The mm is that of this thread, which holds no lock of it.
+        unsafe { pin_guard_mmap_write_lock(mm) };
+        let result = open();
+        // SAFETY: It was locked above.
+        unsafe { pin_guard_mmap_write_unlock(mm) };
+        assert_eq!(result, Err(EAGAIN));
+        assert_eq!(bucket(mm).count.load(Relaxed), before);
+        open()
+    }
+
+    #[test]
+    fn a_window_follows_what_is_moved() -> Result {
+        let mm = kunit::mm()?;
+        let windows = open(&[A + 5..A + 3 * P + 5])?;
+        // Where it was is kept: the device may have taken any of its pages for those.
+        let old = A..A + 4 * P;
+        follow(mm, B..C, A - P);
+        assert!(covered(EVERYTHING, &[old.clone()]));
+        follow(mm, A - P..A + 9 * P, B - P);
+        assert!(covered(EVERYTHING, &[old.clone(), B..B + 4 * P]));
+        // As a whole: nothing is left of the second place.
+        follow(mm, B..B + 4 * P, C);
+        assert!(covered(EVERYTHING, &[old.clone(), C..C + 4 * P]));
+        // And home.
+        follow(mm, C..C + 4 * P, A);
+        assert!(covered(EVERYTHING, &[old]));
+        drop(windows);
+        assert!(covered(EVERYTHING, &[]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_window_that_is_moved_in_parts_covers_them_all() -> Result {
+        let mm = kunit::mm()?;
+        let _windows = open(&[A..A + 4 * P, C..C + 1])?;
+        follow(mm, A + 2 * P..A + 3 * P, B + 2 * P);
+        let parts = |second: Range<usize>| [A..A + 4 * P, second, C..C + P];
+        assert!(covered(EVERYTHING, &parts(B + 2 * P..B + 3 * P)));
+        follow(mm, A..A + P, B + 8 * P);
+        assert!(covered(EVERYTHING, &parts(B + 2 * P..B + 9 * P)));
+        follow(mm, A + 3 * P..A + 4 * P, B);
+        assert!(covered(EVERYTHING, &parts(B..B + 9 * P)));
+        // A part of what was moved.
+        follow(mm, B + 8 * P..B + 9 * P, B + 10 * P);
+        assert!(covered(EVERYTHING, &parts(B..B + 11 * P)));
+        Ok(())
+    }
+
+    #[test]
+    fn segments_are_what_an_iterator_has_left() -> Result {
+        let segment = |addr: usize, len| bindings::iovec {
+            iov_base: addr as *mut c_void,
+            iov_len: len,
+        };
+        let vector = [
+            segment(A, 100),
+            segment(B, 0),
+            segment(B, P),
+            segment(C, 50),
+            segment(A, 0),
+        ];
+        // `skip` bytes of `count` are gone.
+        let segments = |count: usize, skip: usize| {
+            let mut iter = bindings::iov_iter::default();
+            // SAFETY: The vector lives for as long as the iterator.
+            unsafe {
+                bindings::iov_iter_init(
+                    &mut iter,
+                    bindings::ITER_DEST,
+                    vector.as_ptr(),
+                    vector.len(),
+                    count,
+                );
+                bindings::iov_iter_advance(&mut iter, skip);
+                Segments::of_iter(&iter, GFP_KERNEL)
+            }
+        };
+        let all = P + 150;
+        assert_eq!(
+            segments(all, 0)?.as_slice(),
+            &[A..A + 100, B..B + P, C..C + 50]
+        );
+        assert_eq!(
+            segments(all, 40)?.as_slice(),
+            &[A + 40..A + 100, B..B + P, C..C + 50]
+        );
+        assert_eq!(segments(all, 100)?.as_slice(), &[B..B + P, C..C + 50]);
+        assert_eq!(
+            segments(all - 20, 0)?.as_slice(),
+            &[A..A + 100, B..B + P, C..C + 30]
+        );
+        assert_eq!(segments(110, 0)?.as_slice(), &[A..A + 100, B..B + 10]);
+        for (count, skip, expected) in [
+            (100, 0, A..A + 100),
+            (99, 98, A + 98..A + 99),
+            (110, 100, B..B + 10),
+            (all, all - 1, C + 49..C + 50),
+        ] {
+            let segments = segments(count, skip)?;
+            assert!(matches!(segments, Segments::One(_)));
+            assert_eq!(segments.as_slice(), &[expected]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_copy_of_a_fork_is_told_from_the_next() -> Result {
+        let mm = kunit::mm()?;
+        let copies = [
+            (1, A, true),
+            (1, B, false),
+            (1, C, false),
+            (2, C, true),
+            (2, A, true), // another fork, whose child's mm has the same address
+            (2, B, false),
+            (2, B, true),
+        ];
+        for (child, start, expected) in copies {
+            assert_eq!(first_copy(mm, child, start), expected);
+        }
+        Ok(())
+    }
+}
