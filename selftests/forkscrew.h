@@ -5,7 +5,9 @@
  * forkscrew.c		options, the processes that the cases run in, the report
  * forkscrew_case.c	the cases: tables of steps
  * forkscrew_memory.c	the kinds of memory that a read goes to
- * forkscrew_io.c	the kinds of I/O that read
+ * forkscrew_io.c	the kinds of I/O
+ *
+ * io_error.c has the last two as well.
  */
 #ifndef _FORKSCREW_H
 #define _FORKSCREW_H
@@ -84,8 +86,9 @@ bool memory_is_swapped(const struct memory *m);
 
 double now_ms(void);
 
-/* The content that the area has before the read. */
+/* The content that the area has before the read; all HUGE_SIZE bytes of it. */
 unsigned char byte_before(size_t offset);
+const unsigned char *content_before(void);
 
 /* I/O */
 
@@ -103,6 +106,8 @@ struct io {
 	const struct target *target;
 	int fd;
 	const struct memory *mem;
+	off_t offset;			/* in the file */
+	bool write;
 	long result;			/* bytes, or -errno; valid once done */
 	size_t sent;			/* bytes asked for */
 	void *priv;
@@ -117,6 +122,7 @@ struct io_kind {
 	void (*submit)(struct io *io);
 	bool (*done)(struct io *io);
 	void (*wait)(struct io *io);
+	bool (*stray)(struct io *io);	/* after wait(): whether there was another completion */
 	int flavour;			/* of a kind that shares its functions */
 };
 

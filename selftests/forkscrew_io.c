@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The kinds of I/O that read, each split into submission and completion. */
+/* The kinds of I/O, each split into submission and completion. */
 #include <errno.h>
 #include <linux/aio_abi.h>
 #include <linux/io_uring.h>
@@ -52,10 +52,14 @@ static void *reader_main(void *arg)
 	struct reader *r = io->priv;
 	const struct iovec *seg = io->mem->seg;
 
-	if (io->kind->vectored)
-		io->result = errno_or(preadv(io->fd, seg, io->mem->segs, 0));
+	if (io->kind->vectored && io->write)
+		io->result = errno_or(pwritev(io->fd, seg, io->mem->segs, io->offset));
+	else if (io->kind->vectored)
+		io->result = errno_or(preadv(io->fd, seg, io->mem->segs, io->offset));
+	else if (io->write)
+		io->result = errno_or(pwrite(io->fd, seg->iov_base, seg->iov_len, io->offset));
 	else
-		io->result = errno_or(pread(io->fd, seg->iov_base, seg->iov_len, 0));
+		io->result = errno_or(pread(io->fd, seg->iov_base, seg->iov_len, io->offset));
 	atomic_store(&r->done, true);
 	return NULL;
 }
@@ -83,6 +87,12 @@ static void reader_wait(struct io *io)
 	pthread_join(r->thread, NULL);
 }
 
+/* A system call returns once. */
+static bool reader_stray(struct io *io)
+{
+	return false;
+}
+
 /* libaio, by its system calls */
 
 struct aio {
@@ -105,10 +115,12 @@ static void aio_submit(struct io *io)
 	struct aio *a = io->priv;
 	struct iocb cb = {
 		.aio_fildes = io->fd,
-		.aio_lio_opcode = io->kind->vectored ? IOCB_CMD_PREADV : IOCB_CMD_PREAD,
+		.aio_lio_opcode = io->write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
+		.aio_offset = io->offset,
 	}, *cbs = &cb;
 
 	if (io->kind->vectored) {
+		cb.aio_lio_opcode = io->write ? IOCB_CMD_PWRITEV : IOCB_CMD_PREADV;
 		cb.aio_buf = (unsigned long)io->mem->seg;
 		cb.aio_nbytes = io->mem->segs;
 	} else {
@@ -149,6 +161,13 @@ static bool aio_done(struct io *io)
 static void aio_wait(struct io *io)
 {
 	aio_reap(io, NULL);
+}
+
+static bool aio_stray(struct io *io)
+{
+	struct aio *a = io->priv;
+
+	return syscall(SYS_io_getevents, a->ctx, 0, 1, &a->event, &(struct timespec){ 0 }) != 0;
 }
 
 /* io_uring, by its system calls */
@@ -212,13 +231,16 @@ static void uring_submit(struct io *io)
 	}
 	memset(sqe, 0, sizeof(*sqe));
 	sqe->fd = io->fd;
+	sqe->off = io->offset;
 	if (io->kind->vectored) {
-		sqe->opcode = IORING_OP_READV;
+		sqe->opcode = io->write ? IORING_OP_WRITEV : IORING_OP_READV;
 		sqe->addr = (unsigned long)m->seg;
 		sqe->len = m->segs;
 	} else {
-		sqe->opcode = io->kind->flavour == URING_FIXED ?
-			      IORING_OP_READ_FIXED : IORING_OP_READ;
+		if (io->kind->flavour == URING_FIXED)
+			sqe->opcode = io->write ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED;
+		else
+			sqe->opcode = io->write ? IORING_OP_WRITE : IORING_OP_READ;
 		sqe->addr = (unsigned long)m->seg[0].iov_base;
 		sqe->len = m->seg[0].iov_len;
 	}
@@ -319,10 +341,11 @@ static void dma_wait(struct io *io)
 }
 
 #define READER	.setup = reader_setup, .submit = reader_submit, \
-		.done = reader_done, .wait = reader_wait
-#define AIO	.setup = aio_setup, .submit = aio_submit, .done = aio_done, .wait = aio_wait
+		.done = reader_done, .wait = reader_wait, .stray = reader_stray
+#define AIO	.setup = aio_setup, .submit = aio_submit, \
+		.done = aio_done, .wait = aio_wait, .stray = aio_stray
 #define URING	.setup = uring_setup, .submit = uring_submit, \
-		.done = uring_done, .wait = uring_wait
+		.done = uring_done, .wait = uring_wait, .stray = uring_done
 #define DMA	.dma = true, .setup = dma_setup, .submit = dma_submit, \
 		.done = dma_done, .wait = dma_wait
 

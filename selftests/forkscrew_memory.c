@@ -135,6 +135,19 @@ const struct memory_kind mem_hugetlb_small = {
 	HUGE("hugetlb_small", "hugetlb", PAGE, map_hugetlb)
 };
 
+const unsigned char *content_before(void)
+{
+	static unsigned char *content;
+	size_t i;
+
+	if (content)
+		return content;
+	content = malloc(HUGE_SIZE);
+	for (i = 0; i < HUGE_SIZE; i++)
+		content[i] = byte_before(i);
+	return content;
+}
+
 void memory_map(struct memory *m, const struct memory_kind *kind, bool vectored)
 {
 	size_t i;
@@ -144,9 +157,9 @@ void memory_map(struct memory *m, const struct memory_kind *kind, bool vectored)
 	kind->map(m);
 	if (m->mapping == MAP_FAILED)
 		bad("mmap of %zu bytes %s: %s", kind->size, kind->name, strerror(errno));
-	for (i = 0; i < kind->size; i++)
-		if (m->base[i] != (char)byte_before(i))
-			m->base[i] = byte_before(i);
+	/* A page of a file has it already, and is left where it is. */
+	if (memcmp(m->base, content_before(), kind->size))
+		memcpy(m->base, content_before(), kind->size);
 
 	m->segs = vectored ? MAX_SEGS : 1;
 	if (vectored && kind->stride * MAX_SEGS > kind->size)

@@ -1,0 +1,242 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Errors in the middle of O_DIRECT reads and writes: sectors that fail, a device that is gone, a
+# forced shutdown, all with the requests in flight; on the disk itself and over NFS. The caller
+# is told once, no other byte changes, every pin is released, and the file system unmounts:
+# without the module, and the same with it. io_error.c says what is checked of each request.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+FILESYSTEMS=(xfs ext4)
+VERSIONS=(4.2 3)
+LOCAL=9		# tests of a file system
+XFS=9		# more of XFS
+NFS=3		# of it over one version of NFS
+
+pg_isolate "$@"
+pg_start $((2 * (LOCAL * ${#FILESYSTEMS[@]} + XFS + NFS * ${#VERSIONS[@]}) + 2 + 2))
+for m in pin_guard pin_guard_dma; do
+	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
+done
+pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
+modprobe dm-flakey 2>/dev/null
+pg_memory 32
+
+# The server hides /run; the disk is exported by it.
+SERVER=
+pg_nfs_server >"$PG_TMP/why" || SERVER=$(<"$PG_TMP/why")
+[ -z "$SERVER" ] || mount -t tmpfs tmpfs "$PG_RUN"
+DISK=$PG_RUN/export/disk
+FILE=$DISK/file
+pg_undo disk_down
+health_begin
+
+RESUME="dmsetup --noudevsync resume --nolockfs $PG_DISK"
+SUSPEND="dmsetup --noudevsync suspend --nolockfs $PG_DISK"
+# switch TABLE - the command for it, which also ends a suspension
+switch()
+{
+	echo "dmsetup --noudevsync load $PG_DISK $PG_TMP/$1 && $RESUME"
+}
+
+# bad TARGET ARGUMENT... - the good table but for the sectors $1 + $2 of the disk
+bad()
+{
+	local end=$(($1 + $2))
+
+	echo "0 $1 linear $PG_DISK_LOOP 0"
+	echo "$1 $2 ${*:3}"
+	echo "$end $((PG_DISK_SECTORS - end)) linear $PG_DISK_LOOP $end"
+}
+
+# tables - of all faults, in $PG_TMP; the file's bad part is at sector $1, $2 long
+tables()
+{
+	local feature
+
+	pg_disk_good >"$PG_TMP/good"
+	echo "0 $PG_DISK_SECTORS error" >"$PG_TMP/gone"
+	bad "$1" "$2" error >"$PG_TMP/error"
+	for feature in error_reads error_writes drop_writes; do
+		bad "$1" "$2" flakey "$PG_DISK_LOOP" "$1" 0 1 1 "$feature" >"$PG_TMP/$feature"
+	done
+}
+
+# disk_up FILESYSTEM - with the file
+disk_up()
+{
+	local where
+
+	pg_disk_up "$1" "$DISK" || return
+	where=$("$PG_HERE/io_error" -m "$FILE") || { echo "$where"; return 1; }
+	sync -f "$DISK"
+	# shellcheck disable=SC2086 # sector, sectors, extents
+	tables $where
+}
+
+# disk_down - unmounts it, and its devices go; also at the end
+disk_down()
+{
+	[ -n "$SERVER" ] || exportfs -u "$PG_NFS_CLIENT:$DISK" 2>/dev/null
+	pg_wait 20 pg_disk_down
+}
+
+# again - mounts the disk once more, on the good table; it must come up with the file
+again()
+{
+	pg_wait 20 umount "$DISK" 2>/dev/null && pg_disk_table <"$PG_TMP/good" &&
+		mount -t "$FS" "/dev/mapper/$PG_DISK" "$DISK" && [ -s "$FILE" ]
+}
+
+# io_error ARGUMENT... - and then no pin is left
+io_error()
+{
+	"$PG_HERE/io_error" "$@" || return
+	pg_wait 20 pg_pins_are_back && return
+	echo "$(pg_pins) pins held, $PG_PINS before"
+	return 1
+}
+
+# fails COMMAND... - as it should
+fails()
+{
+	! "$@" >"$PG_TMP/output" && grep -q 'expected EIO, came' "$PG_TMP/output"
+}
+
+# t NAME OPTION... - a run of io_error on $FILE, or a skip if $WHY says so
+t()
+{
+	local name="$ROUND module: $FS $1" what="read"
+
+	shift
+	[[ " $* " != *" -w "* ]] || what="write"
+	if [ -n "$WHY" ]; then
+		pg_skip "$name $what" "$WHY"
+	else
+		pg_run "$name $what" io_error -n "$name" "$@" "$FILE"
+	fi
+}
+
+# c NAME COMMAND...
+c()
+{
+	local name="$ROUND module: $FS $1"
+
+	if [ -n "$WHY" ]; then
+		pg_skip "$name" "$WHY"
+	else
+		pg_check "$name" "${@:2}"
+	fi
+}
+
+# local_faults - $LOCAL tests with the last, which unmounts
+local_faults()
+{
+	local write
+
+	t "good device" -e none "${DMA[@]}"
+	c "good device, errors awaited" fails "$PG_HERE/io_error" "$FILE"
+	for write in "" -w; do
+		# shellcheck disable=SC2086 # may be none
+		t "bad sectors" -b "$(switch error)" -a "$(switch good)" $write
+		# shellcheck disable=SC2086
+		t "bad sectors, in flight" -b "$SUSPEND" -d "$(switch error)" \
+			-a "$(switch good)" "${DMA[@]}" $write
+	done
+	t "device gone, in flight" -e all -A -b "$SUSPEND" -d "$(switch gone)" "${DMA[@]}"
+	c "device gone, and back" again
+}
+
+# xfs_faults - $XFS tests
+xfs_faults()
+{
+	local make_it_fail attr=/sys/kernel/debug/fail_make_request
+
+	t "flakey error_reads" -b "$(switch error_reads)" -a "$(switch good)"
+	t "flakey error_writes" -w -b "$(switch error_writes)" -a "$(switch good)"
+	t "flakey drop_writes" -w -e drop -b "$(switch drop_writes)" -a "$(switch good)"
+	if [ -z "$WHY" ] && [ ! -d $attr ]; then
+		WHY="no CONFIG_FAIL_MAKE_REQUEST" t "every third bio fails"
+	else
+		make_it_fail=/sys/block/$(basename "$(readlink -f "/dev/mapper/$PG_DISK")")/make-it-fail
+		pg_set $attr/probability 100
+		pg_set $attr/interval 3
+		pg_set $attr/times -1
+		pg_set $attr/verbose 0	# a stack for each else
+		t "every third bio fails" -e some -b "sync -f $DISK && echo 1 >$make_it_fail" \
+			-a "echo 0 >$make_it_fail"
+	fi
+	shutdown shutdown
+	shutdown "shutdown -f" -w
+	# The last, for the image does not come back.
+	t "backing file gone, in flight" -e all -A -b "$SUSPEND" \
+		-d "truncate -s 0 $PG_RUN/image; $RESUME"
+}
+
+# shutdown COMMAND OPTION... - of xfs_io; two tests
+shutdown()
+{
+	# It may wait for the log, and that for the device.
+	t "$1, in flight" -e either -A -b "$SUSPEND" \
+		-d "xfs_io -x -c '$1' $DISK & sleep 0.3; $RESUME; wait" "${DMA[@]}" "${@:2}"
+	c "$1, and back" again
+}
+
+# nfs_faults VERSION - $NFS tests
+nfs_faults()
+{
+	local opened=0 dir=$PG_RUN/mnt/$1 FS="nfs $1" FILE=$PG_RUN/mnt/$1/file WHY=$WHY
+	local drop="xfs_io -r -c 'fadvise -d 0 0' $DISK/file"	# the server reads from the disk
+
+	: "${WHY:=$SERVER}"
+	if [ -z "$WHY" ]; then
+		pg_nfs_export disk && pg_nfs_mount "$1" "$dir" disk || WHY="cannot mount NFS v$1"
+		opened=$(pg_counter windows_opened 2>/dev/null)
+	fi
+	t "bad sectors" -s -b "$drop && $(switch error)" -a "$(switch good)" "${CONTROL[@]}"
+	t "bad sectors, in flight" -s -b "$drop && $SUSPEND" -d "$(switch error)" \
+		-a "$(switch good)" "${CONTROL[@]}"
+	c "windows are closed" windows_closed "$opened"
+	[ -n "$WHY" ] || umount "$dir"
+	[ -n "$SERVER" ] || exportfs -u "$PG_NFS_CLIENT:$DISK" 2>/dev/null
+}
+
+# windows_closed BEFORE - and there were some, if there can be
+windows_closed()
+{
+	pg_loaded pin_guard || return 0
+	[ "$(pg_counter windows_opened)" -gt "$1" ] && pg_wait 10 test "$(pg_counter windows_open)" = 0
+}
+
+# round - with $DMA and $CONTROL, as options of io_error
+round()
+{
+	local v
+
+	for FS in "${FILESYSTEMS[@]}"; do
+		WHY=
+		disk_up "$FS" >"$PG_TMP/why" 2>&1 || WHY="no $FS: $(<"$PG_TMP/why")"
+		local_faults
+		if [ "$FS" = xfs ]; then
+			for v in "${VERSIONS[@]}"; do
+				nfs_faults "$v"
+			done
+			xfs_faults
+		fi
+		c "unmounts" disk_down
+		[ -z "$WHY" ] || disk_down
+	done
+}
+
+ROUND=without CONTROL=(-C) DMA=()
+round
+ROUND=with CONTROL=() DMA=(-D /dev/pin_guard_dma)
+pg_check "pin_guard and pin_guard_dma load" eval "pg_load pin_guard && pg_load pin_guard_dma"
+round
+pg_check "pin_guard_dma and pin_guard unload" pg_unload pin_guard_dma pin_guard
+
+health_end
+pg_finish
