@@ -15,6 +15,7 @@ help:
 	@echo 'make demo       the bug and the cure, over NFS in a VM: one table'
 	@echo 'make test       check, then all tests in the VM'
 	@echo 'make check      rustfmt, clippy, checkpatch, shellcheck'
+	@echo 'make soak       reads and writes raced by forks, for ten minutes in the VM'
 	@echo 'make bench      what it costs, as ratios, measured in the VM'
 	@echo 'make vm         a shell in the VM, module and samples at hand'
 	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
@@ -64,7 +65,7 @@ endif
 check:
 	@$(SANDBOX) enter tools/check
 
-test demo bench:
+test soak demo bench:
 	@tools/$@
 
 vm: modules
@@ -84,4 +85,4 @@ clean: clean-objects
 clean-cache:
 	@$(SANDBOX) clean
 
-.PHONY: help modules modules_install rustdoc kselftest check test demo bench vm clean clean-objects clean-cache
+.PHONY: help modules modules_install rustdoc kselftest check test soak demo bench vm clean clean-objects clean-cache

@@ -11,7 +11,7 @@ DELAY_MS=400
 FILESYSTEMS=(ext4 xfs)
 
 pg_isolate "$@"
-pg_start $((${#FILESYSTEMS[@]} * 2 + 2))
+pg_start $((${#FILESYSTEMS[@]} * 3 + 2))
 pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
 pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 modprobe dm-delay 2>/dev/null || pg_skip_all "no dm-delay.ko"
@@ -31,6 +31,7 @@ for fs in "${FILESYSTEMS[@]}"; do
 	if ! pg_disk_up "$fs" "$PG_RUN/mnt" >"$PG_TMP/why" 2>&1; then
 		pg_skip "$fs forkscrew" "$(cat "$PG_TMP/why")"
 		pg_skip "$fs dma_thread" "no $fs"
+		pg_skip "$fs soak" "no $fs"
 		pg_disk_down
 		continue
 	fi
@@ -39,6 +40,7 @@ for fs in "${FILESYSTEMS[@]}"; do
 	pg_run "$fs forkscrew" "$PG_HERE/forkscrew" -j 8 "$PG_RUN/mnt"
 	delay 0
 	pg_run "$fs dma_thread" "$PG_HERE/dma_thread" -t 2 "$PG_RUN/mnt"
+	pg_run "$fs soak" "$PG_HERE/soak" -t 5 -a 512 "$PG_RUN/mnt"
 	pg_disk_down
 done
 

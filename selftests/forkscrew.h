@@ -7,7 +7,7 @@
  * forkscrew_memory.c	the kinds of memory that a read goes to
  * forkscrew_io.c	the kinds of I/O
  *
- * io_error.c has the last two as well.
+ * io_error.c and soak.c have the last one or two as well.
  */
 #ifndef _FORKSCREW_H
 #define _FORKSCREW_H
@@ -107,7 +107,8 @@ struct io {
 	int fd;
 	const struct memory *mem;
 	off_t offset;			/* in the file */
-	bool write;
+	bool write;			/* only the kinds for files */
+	uint64_t pattern;		/* what the device writes; 0: the usual */
 	long result;			/* bytes, or -errno; valid once done */
 	size_t sent;			/* bytes asked for */
 	void *priv;
@@ -118,6 +119,7 @@ struct io_kind {
 	bool dma;			/* for the device, else for files */
 	bool vectored;
 	bool pins;			/* the kernel pins the pages by itself */
+	bool looks_up;			/* has all pages when submit() returns */
 	void (*setup)(struct io *io);	/* before the memory is read; skips what is missing */
 	void (*submit)(struct io *io);
 	bool (*done)(struct io *io);

@@ -115,7 +115,6 @@ static void aio_submit(struct io *io)
 	struct aio *a = io->priv;
 	struct iocb cb = {
 		.aio_fildes = io->fd,
-		.aio_lio_opcode = io->write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
 		.aio_offset = io->offset,
 	}, *cbs = &cb;
 
@@ -124,6 +123,7 @@ static void aio_submit(struct io *io)
 		cb.aio_buf = (unsigned long)io->mem->seg;
 		cb.aio_nbytes = io->mem->segs;
 	} else {
+		cb.aio_lio_opcode = io->write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
 		cb.aio_buf = (unsigned long)io->mem->seg[0].iov_base;
 		cb.aio_nbytes = io->mem->seg[0].iov_len;
 	}
@@ -190,6 +190,8 @@ static void *uring_map(int fd, size_t size, off_t what)
 
 	if (p == MAP_FAILED)
 		bad("mmap of the ring: %s", strerror(errno));
+	/* A soak has many, which forks need not copy. */
+	madvise(p, size, MADV_DONTFORK);
 	return p;
 }
 
@@ -299,7 +301,7 @@ static void dma_submit(struct io *io)
 		struct pin_guard_dma_submit s = {
 			.addr = (unsigned long)io->mem->seg[i].iov_base,
 			.len = io->mem->seg[i].iov_len,
-			.pattern = DMA_PATTERN,
+			.pattern = io->pattern ?: DMA_PATTERN,
 			.delay_ms = t->latency_ms,
 			.mode = t->mode,
 			.op = PIN_GUARD_DMA_FILL,
@@ -342,12 +344,12 @@ static void dma_wait(struct io *io)
 
 #define READER	.setup = reader_setup, .submit = reader_submit, \
 		.done = reader_done, .wait = reader_wait, .stray = reader_stray
-#define AIO	.setup = aio_setup, .submit = aio_submit, \
+#define AIO	.looks_up = true, .setup = aio_setup, .submit = aio_submit, \
 		.done = aio_done, .wait = aio_wait, .stray = aio_stray
 #define URING	.setup = uring_setup, .submit = uring_submit, \
 		.done = uring_done, .wait = uring_wait, .stray = uring_done
-#define DMA	.dma = true, .setup = dma_setup, .submit = dma_submit, \
-		.done = dma_done, .wait = dma_wait
+#define DMA	.dma = true, .looks_up = true, .setup = dma_setup, \
+		.submit = dma_submit, .done = dma_done, .wait = dma_wait
 
 /* The first of each target is the plain one, which every case runs with. */
 const struct io_kind io_kinds[] = {

@@ -1,0 +1,133 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Reads and writes in flight, raced by forks and by all that may happen to memory, over NFS and on
+# /dev/pin_guard_dma, for PIN_GUARD_SOAK seconds in all, with a control for each; PIN_GUARD_SEED
+# is for the choices, to make them once more.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+SECONDS_IN_ALL=${PIN_GUARD_SOAK:-60}
+VERSIONS=(4.2 3)
+DELAYS=(0ms 2ms 10ms 25ms)	# each way, in turn
+DMA=/dev/pin_guard_dma
+
+pg_isolate "$@"
+pg_start 14
+for m in pin_guard pin_guard_dma; do
+	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
+done
+pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_memory 80
+health_begin
+
+# Long and short reads: what a delay of the wire hits differs.
+weather()
+{
+	local delay
+
+	while :; do
+		for delay in "${DELAYS[@]}"; do
+			pg_netem "$delay"
+			sleep 3
+		done
+	done
+}
+
+# soak NAME PERCENT OPTION... - for that part of the time
+soak()
+{
+	local name=$1 seconds=$((SECONDS_IN_ALL * $2 / 100 + 1)) pid rc=0
+
+	shift 2
+	"$PG_HERE/soak" -t "$seconds" ${PIN_GUARD_SEED:+-s "$PIN_GUARD_SEED"} "$@" \
+		>"$PG_TMP/output" 2>&1 &
+	pid=$!
+	tail -n +1 -f -s 0.5 --pid=$pid "$PG_TMP/output" | sed -u "s/^/# $name: /"
+	wait $pid || rc=$?
+	grep -q '^ok' "$PG_TMP/output" || rc=$KSFT_FAIL
+	! grep -q '^ok.*# SKIP' "$PG_TMP/output" || rc=$KSFT_SKIP
+	pg_result "$name" "$rc"
+}
+
+# protected NAME PERCENT OPTION... - and adds up what it has counted
+protected()
+{
+	soak "$@"
+	sed -n 's/^# counts: //p' "$PG_TMP/output" >>"$PG_TMP/counts"
+}
+
+sum()
+{
+	tr ' ' '\n' <"$PG_TMP/counts" | awk -F= '
+		!($1 in sum) { name[n++] = $1 }
+		{ sum[$1] += $2 }
+		END { for (i = 0; i < n; i++) printf " %s=%d", name[i], sum[name[i]] }'
+}
+
+# what became of the pages, according to the kernel
+effects()
+{
+	awk 'NR == FNR { before[$1] = $2; next }
+		$1 ~ /^(pswpout|thp_collapse_alloc|thp_split_pmd|thp_split_page)$/ {
+			printf " %s=%d", $1, $2 - before[$1]
+		}' "$PG_TMP/vmstat" /proc/vmstat
+}
+
+# server - and mounts of it; says why not
+server()
+{
+	local v
+
+	modprobe -q sch_netem
+	pg_nfs_server || return
+	for v in "${VERSIONS[@]}"; do
+		pg_nfs_mount "$v" "$PG_RUN/mnt/$v" || { echo "cannot mount NFS v$v"; return 1; }
+	done
+	weather >/dev/null 2>&1 &
+	pg_undo kill $!
+}
+
+WHY=
+server >"$PG_TMP/why" 2>&1 || WHY=$(tail -n 1 "$PG_TMP/why")
+
+# nfs NAME FUNCTION PERCENT VERSION OPTION...
+nfs()
+{
+	if [ -z "$WHY" ]; then
+		"$2" "$1" "$3" "${@:5}" "$PG_RUN/mnt/$4"
+	else
+		pg_skip "$1" "$WHY"
+	fi
+}
+
+device()
+{
+	pg_load pin_guard_dma && pg_wait 5 test -c $DMA
+}
+
+# A control ends with its first loss.
+for v in "${VERSIONS[@]}"; do
+	nfs "v$v control" soak 50 "$v" --control
+done
+
+cat /proc/vmstat >"$PG_TMP/vmstat"
+pg_check "pin_guard loads" pg_load pin_guard
+pg_check "pin_guard_dma loads" device
+nfs "v4.2" protected 40 4.2
+nfs "v3" protected 30 3
+soak "dma control" 50 --mode get $DMA
+protected "dma window" 15 --mode window $DMA
+protected "dma pin" 15 --mode pin $DMA
+[ ! -r /sys/kernel/debug/pin_guard/counters ] || sed 's/^/# /' /sys/kernel/debug/pin_guard/counters
+pg_check "forks were in the way of windows" test "$(pg_counter forks_pinned)" -gt 0
+# All, but for what only happens where memory is short, and what this machine cannot do.
+NEVER=$(sum | tr ' ' '\n' | sed -n 's/=0$//p' | grep -vxE "lost|forks_refused${WHY:+|writes}" | xargs)
+[ -z "$NEVER" ] || ktap_print_msg "never happened: $NEVER"
+pg_check "all of the race ran" test -z "$NEVER"
+pg_check "pin_guard_dma and pin_guard unload" pg_unload pin_guard_dma pin_guard
+echo "# soak: kernel=$(uname -r)$(effects)$(sum)"
+
+health_end
+pg_finish
