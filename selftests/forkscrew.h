@@ -133,6 +133,11 @@ extern const unsigned int nr_io_kinds;
 
 const struct io_kind *io_kind_by_name(const char *name);
 
+/* The answer to IORING_OP_ASYNC_CANCEL of the read. */
+long uring_cancel(struct io *io);
+/* With the read in flight: nobody is told of its end. */
+void uring_close(struct io *io);
+
 /* What byte @offset of the target is. */
 unsigned char byte_of_target(const struct target *t, size_t offset);
 

@@ -173,6 +173,7 @@ static bool aio_stray(struct io *io)
 /* io_uring, by its system calls */
 
 enum uring_flavour { URING_PLAIN, URING_ASYNC, URING_FIXED };
+enum { URING_READ = 1, URING_CANCEL };	/* user_data */
 
 struct uring {
 	int fd;
@@ -182,16 +183,19 @@ struct uring {
 	struct io_uring_cqe *cqe;
 	unsigned int cq_mask;
 	bool registered;
+	struct iovec map[3];
+	unsigned int maps;
 };
 
-static void *uring_map(int fd, size_t size, off_t what)
+static void *uring_map(struct uring *u, size_t size, off_t what)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, what);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd, what);
 
 	if (p == MAP_FAILED)
 		bad("mmap of the ring: %s", strerror(errno));
 	/* A soak has many, which forks need not copy. */
 	madvise(p, size, MADV_DONTFORK);
+	u->map[u->maps++] = (struct iovec){ .iov_base = p, .iov_len = size };
 	return p;
 }
 
@@ -205,10 +209,10 @@ static void uring_setup(struct io *io)
 	u->fd = syscall(SYS_io_uring_setup, 1, &p);
 	if (u->fd < 0)
 		skip("io_uring_setup: %s", strerror(errno));
-	sq = uring_map(u->fd, p.sq_off.array + p.sq_entries * sizeof(int), IORING_OFF_SQ_RING);
-	cq = uring_map(u->fd, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe),
+	sq = uring_map(u, p.sq_off.array + p.sq_entries * sizeof(int), IORING_OFF_SQ_RING);
+	cq = uring_map(u, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe),
 		       IORING_OFF_CQ_RING);
-	u->sqe = uring_map(u->fd, p.sq_entries * sizeof(struct io_uring_sqe), IORING_OFF_SQES);
+	u->sqe = uring_map(u, p.sq_entries * sizeof(struct io_uring_sqe), IORING_OFF_SQES);
 	u->sq_tail = (unsigned int *)(sq + p.sq_off.tail);
 	u->sq_array = (unsigned int *)(sq + p.sq_off.array);
 	u->cq_head = (unsigned int *)(cq + p.cq_off.head);
@@ -217,12 +221,20 @@ static void uring_setup(struct io *io)
 	u->cqe = (struct io_uring_cqe *)(cq + p.cq_off.cqes);
 }
 
+static void uring_enter(struct uring *u)
+{
+	u->sq_array[0] = 0;
+	__atomic_store_n(u->sq_tail, *u->sq_tail + 1, __ATOMIC_RELEASE);
+	while (syscall(SYS_io_uring_enter, u->fd, 1, 0, 0, NULL, 0) != 1)
+		if (errno != EINTR)
+			bad("io_uring_enter: %s", strerror(errno));
+}
+
 static void uring_submit(struct io *io)
 {
 	const struct memory *m = io->mem;
 	struct uring *u = io->priv;
 	struct io_uring_sqe *sqe = u->sqe;
-	unsigned int tail = *u->sq_tail;
 
 	if (io->kind->flavour == URING_FIXED) {
 		struct iovec area = { .iov_base = m->base, .iov_len = m->kind->size };
@@ -232,6 +244,7 @@ static void uring_submit(struct io *io)
 		u->registered = true;
 	}
 	memset(sqe, 0, sizeof(*sqe));
+	sqe->user_data = URING_READ;
 	sqe->fd = io->fd;
 	sqe->off = io->offset;
 	if (io->kind->vectored) {
@@ -248,10 +261,7 @@ static void uring_submit(struct io *io)
 	}
 	if (io->kind->flavour == URING_ASYNC)
 		sqe->flags = IOSQE_ASYNC;
-	u->sq_array[0] = 0;
-	__atomic_store_n(u->sq_tail, tail + 1, __ATOMIC_RELEASE);
-	if (syscall(SYS_io_uring_enter, u->fd, 1, 0, 0, NULL, 0) != 1)
-		bad("io_uring_enter: %s", strerror(errno));
+	uring_enter(u);
 }
 
 static bool uring_done(struct io *io)
@@ -274,6 +284,44 @@ static void uring_wait(struct io *io)
 	if (u->registered)
 		syscall(SYS_io_uring_register, u->fd, IORING_UNREGISTER_BUFFERS, NULL, 0);
 	u->registered = false;
+}
+
+long uring_cancel(struct io *io)
+{
+	struct uring *u = io->priv;
+	struct io_uring_cqe *cqe = NULL;
+	unsigned int at;
+
+	memset(u->sqe, 0, sizeof(*u->sqe));
+	u->sqe->opcode = IORING_OP_ASYNC_CANCEL;
+	u->sqe->addr = URING_READ;
+	u->sqe->user_data = URING_CANCEL;
+	uring_enter(u);
+	/* It is answered at once, before or after the read that it ends. */
+	for (at = *u->cq_head; at != __atomic_load_n(u->cq_tail, __ATOMIC_ACQUIRE); at++)
+		if (u->cqe[at & u->cq_mask].user_data == URING_CANCEL)
+			cqe = &u->cqe[at & u->cq_mask];
+	if (!cqe)
+		bad("IORING_OP_ASYNC_CANCEL is not answered");
+	/* Leaves the read's, if it is there, as the only one. */
+	if (at - *u->cq_head == 2 && cqe == &u->cqe[(at - 1) & u->cq_mask]) {
+		struct io_uring_cqe answer = *cqe;
+
+		*cqe = u->cqe[*u->cq_head & u->cq_mask];
+		__atomic_store_n(u->cq_head, *u->cq_head + 1, __ATOMIC_RELEASE);
+		return answer.res;
+	}
+	__atomic_store_n(u->cq_head, *u->cq_head + 1, __ATOMIC_RELEASE);
+	return cqe->res;
+}
+
+void uring_close(struct io *io)
+{
+	struct uring *u = io->priv;
+
+	while (u->maps--)
+		munmap(u->map[u->maps].iov_base, u->map[u->maps].iov_len);
+	close(u->fd);
 }
 
 /* /dev/pin_guard_dma: a request per segment */
