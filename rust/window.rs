@@ -109,8 +109,10 @@ struct Entry {
     links: ListLinks,
     mm: ARef<Mm>,
     segments: Segments,
-    /// Where mremap() has moved parts of it, if the end is not 0. Used under the bucket's lock.
+    /// Where mremap() has moved parts of it, and where these were before, if the ends are not 0. Used
+    /// under the bucket's lock.
     moved: [Atomic<usize>; 2],
+    left: [Atomic<usize>; 2],
     pid: i32,
     comm: [u8; 16],
     opened: Instant<Monotonic>,
@@ -128,9 +130,14 @@ impl Entry {
         self.moved[0].load(Relaxed)..self.moved[1].load(Relaxed)
     }
 
+    fn left(&self) -> Range<usize> {
+        self.left[0].load(Relaxed)..self.left[1].load(Relaxed)
+    }
+
     /// All memory that the I/O may be in flight to.
     fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let moved = Some(self.moved()).filter(|moved| !moved.is_empty());
+        let moved = [self.moved(), self.left()];
+        let moved = moved.into_iter().filter(|range| !range.is_empty());
         Iterator::chain(self.segments.as_slice().iter().cloned(), moved)
     }
 }
@@ -246,6 +253,7 @@ impl Window {
                 mm: ARef::from(&**mm),
                 segments,
                 moved: [Atomic::new(0), Atomic::new(0)],
+                left: [Atomic::new(0), Atomic::new(0)],
                 pid: task.pid(),
                 comm,
                 opened: Instant::now(),
@@ -380,8 +388,11 @@ pub(crate) fn within(
 /// Has the windows of `mm` follow their pages from `from` to `to`. Runs in an ftrace callback, with the
 /// mmap lock held for write.
 ///
-/// A window has room for one more range. What is moved in parts, to several places, is covered from the
+/// A window has room for two more ranges: an mremap() that fails moves the pages back without a word, so
+/// where they were before still counts. What is moved in parts, to several places, is covered from the
 /// lowest to the highest of them, which pins too much at worst.
+///
+/// C: `copy_vma_and_data()` in `mm/mremap.c`.
 pub(crate) fn follow(mm: *const bindings::mm_struct, from: Range<usize>, to: usize) {
     let open = bucket(mm).open.lock();
     for entry in open
@@ -394,7 +405,7 @@ pub(crate) fn follow(mm: *const bindings::mm_struct, from: Range<usize>, to: usi
         let mut moved = if from.start <= before.start && before.end <= from.end {
             0..0
         } else {
-            before
+            before.clone()
         };
         for range in entry.ranges() {
             let (start, end) = (range.start.max(from.start), range.end.min(from.end));
@@ -406,6 +417,10 @@ pub(crate) fn follow(mm: *const bindings::mm_struct, from: Range<usize>, to: usi
                     moved.start.min(start)..moved.end.max(end)
                 };
             }
+        }
+        if moved != before {
+            entry.left[0].store(before.start, Relaxed);
+            entry.left[1].store(before.end, Relaxed);
         }
         entry.moved[0].store(moved.start, Relaxed);
         entry.moved[1].store(moved.end, Relaxed);
@@ -669,12 +684,12 @@ mod tests {
         assert!(covered(EVERYTHING, &[old.clone()]));
         follow(mm, A - P..A + 9 * P, B - P);
         assert!(covered(EVERYTHING, &[old.clone(), B..B + 4 * P]));
-        // As a whole: nothing is left of the second place.
+        // As a whole. The second place is kept, for the kernel moves them back if it runs out of memory.
         follow(mm, B..B + 4 * P, C);
-        assert!(covered(EVERYTHING, &[old.clone(), C..C + 4 * P]));
-        // And home.
+        assert!(covered(EVERYTHING, &[old.clone(), B..B + 4 * P, C..C + 4 * P]));
+        // And home: nothing is left of the second place.
         follow(mm, C..C + 4 * P, A);
-        assert!(covered(EVERYTHING, &[old]));
+        assert!(covered(EVERYTHING, &[old, C..C + 4 * P]));
         drop(windows);
         assert!(covered(EVERYTHING, &[]));
         Ok(())
