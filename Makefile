@@ -16,6 +16,7 @@ help:
 	@echo 'make test       check, then all tests in the VM'
 	@echo 'make check      rustfmt, clippy, checkpatch, shellcheck'
 	@echo 'make soak       reads and writes raced by forks, for ten minutes in the VM'
+	@echo 'make compare    the kernel'"'"'s own tests, fio and stress-ng: the same without and with'
 	@echo 'make bench      what it costs, as ratios, measured in the VM'
 	@echo 'make vm         a shell in the VM, module and samples at hand'
 	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
@@ -65,7 +66,7 @@ endif
 check:
 	@$(SANDBOX) enter tools/check
 
-test soak demo bench:
+test soak compare demo bench:
 	@tools/$@
 
 vm: modules
@@ -85,4 +86,5 @@ clean: clean-objects
 clean-cache:
 	@$(SANDBOX) clean
 
-.PHONY: help modules modules_install rustdoc kselftest check test soak demo bench vm clean clean-objects clean-cache
+.PHONY: help modules modules_install rustdoc kselftest check test soak compare demo bench vm clean \
+	clean-objects clean-cache
