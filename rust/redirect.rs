@@ -268,8 +268,9 @@ impl<T: Target> Redirect<T> {
         let mut name = [0u8; 64];
         let bytes = T::NAME.to_bytes();
         name[..bytes.len()].copy_from_slice(bytes);
-        // SAFETY: `enter` is an initialised `ftrace_ops`, not registered; `name` is valid for its
-        // length and a NUL.
+        // SAFETY: `enter` is an initialised `ftrace_ops`, not registered.
+        let nothing = unsafe { self.empty_filter() };
+        // SAFETY: As above; `name` is valid for its length and a NUL.
         let found = to_result(unsafe {
             bindings::ftrace_set_filter(
                 self.enter.get(),
@@ -278,16 +279,37 @@ impl<T: Target> Redirect<T> {
                 1,
             )
         });
-        let result = found.and_then(|()| {
+        let result = match found {
+            // EINVAL is ftrace's word for "nothing matches".
+            Err(EINVAL) => Err(ENOENT),
+            Err(e) => Err(e),
+            // It says so as well if it had no memory for the match (`match_records()`). The filter is
+            // then as if it had never been set: all functions, or with IPMODIFY EINVAL.
+            // SAFETY: As above.
+            Ok(()) if unsafe { (*(*self.enter.get()).func_hash).filter_hash } == nothing => {
+                Err(ENOMEM)
+            }
             // SAFETY: As above; it stays where it is until `detach`.
-            to_result(unsafe { bindings::register_ftrace_function(self.enter.get()) })
-        });
+            Ok(()) => to_result(unsafe { bindings::register_ftrace_function(self.enter.get()) }),
+        };
         if result.is_err() {
             // SAFETY: `enter` is not registered.
             unsafe { bindings::ftrace_free_filter(self.enter.get()) };
         }
-        // EINVAL is ftrace's word for "nothing matches".
-        result.map_err(|e| if e == EINVAL { ENOENT } else { e })
+        result
+    }
+
+    /// Clears the filter of `enter`, and returns what an empty one is to ftrace (`EMPTY_HASH`).
+    ///
+    /// # Safety
+    ///
+    /// `enter` is not registered.
+    unsafe fn empty_filter(&self) -> *mut bindings::ftrace_hash {
+        // SAFETY: By the safety requirements. This initialises `func_hash`, too.
+        unsafe {
+            bindings::ftrace_free_filter(self.enter.get());
+            (*(*self.enter.get()).func_hash).filter_hash
+        }
     }
 
     fn detach(&self, state: &mut State) {
