@@ -336,9 +336,10 @@ pub(crate) fn any(mm: *const bindings::mm_struct) -> bool {
 pub(crate) fn within(
     mm: *const bindings::mm_struct,
     area: Range<usize>,
-) -> Result<KVec<Range<usize>>> {
+) -> Result<KVVec<Range<usize>>> {
     let bucket = bucket(mm);
-    let mut found = KVec::new();
+    // There may be more than kmalloc() has room for: a read has up to 1024 segments.
+    let mut found = KVVec::new();
     let mut needed = 16;
     // Windows that come while the lock is dropped wait for this fork, so this ends.
     while needed > found.capacity() {
