@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * fail_nth: an operation again and again, with its first allocation failed, its second, its
+ * third, ... until it needs no more.
+ *
+ * fail_nth.c		the runs and the report; reads, forks, pins, modules
+ * fail_nth_send.c	sends
+ */
+#ifndef FAIL_NTH_H
+#define FAIL_NTH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kselftest.h"	/* also for __noreturn and __printf() */
+
+#define MAX_ERRNOS	4
+
+struct operation {
+	const char *name;
+	const char *what;		/* for the usage */
+	void (*run)(void);		/* in a process of its own, which it ends */
+	int errnos[MAX_ERRNOS];		/* that it may give, by its documentation */
+	bool reads;			/* from a file or the DMA device */
+};
+
+extern const struct operation op_tcp, op_tcp_big, op_tcp_small, op_udp, op_register;
+
+extern const char *peer_address;
+extern unsigned int send_mode;
+
+/* Between these two the nth allocation of this thread fails. */
+void arm(void);
+void disarm(void);
+
+/* The ends of a run: all is as it should be; the operation was refused; another thing is wrong. */
+void __noreturn right(void);
+void __noreturn refused(int err);
+void __noreturn __printf(1, 2) wrong(const char *fmt, ...);
+
+#endif /* FAIL_NTH_H */
