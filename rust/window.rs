@@ -687,7 +687,10 @@ mod tests {
         assert!(covered(EVERYTHING, &[old.clone(), B..B + 4 * P]));
         // As a whole. The second place is kept, for the kernel moves them back if it runs out of memory.
         follow(mm, B..B + 4 * P, C);
-        assert!(covered(EVERYTHING, &[old.clone(), B..B + 4 * P, C..C + 4 * P]));
+        assert!(covered(
+            EVERYTHING,
+            &[old.clone(), B..B + 4 * P, C..C + 4 * P]
+        ));
         // And home: nothing is left of the second place.
         follow(mm, C..C + 4 * P, A);
         assert!(covered(EVERYTHING, &[old, C..C + 4 * P]));
