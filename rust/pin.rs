@@ -546,10 +546,12 @@ fn count_pages(addr: usize, len: usize) -> Result<usize> {
     Ok((last.ok_or(EINVAL)? >> PAGE_SHIFT) - (addr >> PAGE_SHIFT) + 1)
 }
 
-/// What a lookup of pages returned: a count, or an errno. None at all is EFAULT.
+/// What a lookup of pages returned: a count, or an errno. None at all is EFAULT, and so is the last page of
+/// the address space, for which `gup_fast_fallback()` has EOVERFLOW.
 fn to_count(ret: isize) -> Result<usize> {
     match ret {
         0 => Err(EFAULT),
+        n if n == EOVERFLOW.to_errno() as isize => Err(EFAULT),
         n if n < 0 => Err(Error::from_errno(n as c_int)),
         n => Ok(n as usize),
     }

@@ -170,7 +170,8 @@ xfs_faults()
 			-a "echo 0 >$make_it_fail"
 	fi
 	shutdown shutdown
-	shutdown "shutdown -f" -w
+	# Of reads: after a shutdown the file has extents that writes wait for one by one.
+	shutdown "shutdown -f"
 	# The last, for the image does not come back.
 	t "backing file gone, in flight" -e all -A -b "$SUSPEND" \
 		-d "truncate -s 0 $PG_RUN/image; $RESUME"
