@@ -158,8 +158,11 @@ void memory_map(struct memory *m, const struct memory_kind *kind, bool vectored)
 	if (m->mapping == MAP_FAILED)
 		bad("mmap of %zu bytes %s: %s", kind->size, kind->name, strerror(errno));
 	/* A page of a file has it already, and is left where it is. */
-	if (memcmp(m->base, content_before(), kind->size))
+	if (kind->size <= HUGE_SIZE && memcmp(m->base, content_before(), kind->size))
 		memcpy(m->base, content_before(), kind->size);
+	else if (kind->size > HUGE_SIZE)
+		for (i = 0; i < kind->size; i++)
+			m->base[i] = byte_before(i);
 
 	m->segs = vectored ? MAX_SEGS : 1;
 	if (vectored && kind->stride * MAX_SEGS > kind->size)
