@@ -424,14 +424,16 @@ pg_nfs_export()
 		"$PG_NFS_CLIENT:$PG_RUN/export/$1"
 }
 
-# pg_nfs_mount VERSION DIRECTORY [EXPORTED]
+# pg_nfs_mount VERSION DIRECTORY [EXPORTED] [OPTION,...]
 pg_nfs_mount()
 {
+	local options=proto=tcp${4:+,$4}
+
 	mkdir -p "$2"
 	if [ "$1" = 3 ]; then
-		mount -t nfs -o vers=3,proto=tcp,nolock \
+		mount -t nfs -o "vers=3,nolock,$options" \
 			"$PG_NFS_SERVER:$PG_RUN/export${3:+/$3}" "$2"
 	else
-		mount -t nfs -o "vers=$1,proto=tcp" "$PG_NFS_SERVER:/${3:-}" "$2"
+		mount -t nfs -o "vers=$1,$options" "$PG_NFS_SERVER:/${3:-}" "$2"
 	fi && pg_undo umount -l "$2"
 }
