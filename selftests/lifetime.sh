@@ -15,7 +15,7 @@ STRESS_S=${PIN_GUARD_STRESS:-4}
 MNT=$PG_RUN/mnt/lifetime
 CPU=/sys/devices/system/cpu/cpu1/online
 # The OOM killer's reports have one, and no other of the words.
-PG_COMPLAINTS=${PG_COMPLAINTS%|Call Trace:}
+PG_COMPLAINTS=${PG_COMPLAINTS/|Call Trace:/}
 
 unset NETIF
 pg_isolate "$@"
