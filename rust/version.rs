@@ -17,9 +17,10 @@ macro_rules! this_module {
 #[cfg(not(linux_7_3))]
 #[macro_export]
 macro_rules! this_module {
-    ($module:ty) => {
+    ($module:ty) => {{
+        let _ = core::marker::PhantomData::<$module>; // used, as from 7.3 on
         &crate::THIS_MODULE
-    };
+    }};
 }
 
 /// A full barrier between CPUs.
