@@ -30,10 +30,12 @@
 
 #define DMA_DEVICE	"/dev/pin_guard_dma"
 #define FAIL_NTH	"/proc/thread-self/fail-nth"
-#define MAX_WINDOWS	40	/* the fork hook has room for 16 at first */
+#define MAX_WINDOWS	20	/* the fork hook has room for 16 at first */
 #define CLEAN_RUNS	2	/* in a row: how many allocations there are varies by a few */
 #define MAX_N		20000
 #define MAX_ERRNO	200
+#define MAX_LATE	4	/* times that a run is tried again; by then a device takes 16 times as long */
+#define EXIT_LATE	5	/* of this program: over a slower link, please */
 
 const char *peer_address;
 unsigned int send_mode;
@@ -730,9 +732,12 @@ int main(int argc, char **argv)
 		target_open(opt.target ? opt.target : DMA_DEVICE);
 
 	for (n = 1; clean < CLEAN_RUNS && bad < 3 && n < MAX_N; n = next(n)) {
-		do
-			run(n);
-		while (report->end == LATE && ++late < 20);
+		for (late = 0; run(n), report->end == LATE; late++) {
+			if (late < MAX_LATE)
+				continue;
+			ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, report->why);
+			return EXIT_LATE;
+		}
 		injected += report->injected;
 		clean = report->injected ? 0 : clean + 1;
 		switch (report->end) {

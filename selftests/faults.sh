@@ -16,7 +16,8 @@ DEBUG=/sys/kernel/debug
 DMA=/dev/pin_guard_dma
 FILE=$PG_RUN/mnt/faults/file	# over NFS v4.2
 FILE3=$PG_RUN/mnt/faults3/file	# v3, which lets io_uring try at once
-DELAY=${PIN_GUARD_DELAY:-150ms}
+DELAYS=(150ms 300ms 600ms 1200ms 2400ms)	# that reads over NFS need to be in flight at a fork
+LATE=5						# says fail_nth when they were not
 
 MEMORY=(small thp hugetlb file)
 GROUPS_ALL=("fork control: dma" "fork control: nfs")
@@ -103,17 +104,33 @@ below()
 	done
 }
 
+# fork_nfs OPTION... - of fail_nth, over a link that is slow enough
+fork_nfs()
+{
+	local delay rc
+
+	for delay in "${DELAYS[@]}"; do
+		pg_netem "$delay"
+		"$PG_HERE/fail_nth" "$@"
+		rc=$?
+		[ $rc = $LATE ] || break
+	done
+	pg_netem_off
+	return $rc
+}
+
 # group NAME OPTION... - of fail_nth; then no pin may be left
 group()
 {
-	local name=$1 rc start=$SECONDS
+	local name=$1 program="$PG_HERE/fail_nth" rc start=$SECONDS
 
 	shift
 	if ! [[ $name =~ ${PIN_GUARD_FAULTS:-.} ]]; then
 		pg_skip "$name" "not in PIN_GUARD_FAULTS"
 		return
 	fi
-	"$PG_HERE/fail_nth" -n "$name" "$@"
+	[[ $name != fork*nfs* ]] || program=fork_nfs
+	$program -n "$name" "$@"
 	rc=$?
 	if ! pg_wait 10 pg_pins_are_back; then
 		ktap_print_msg "$name: $(pg_pins) pins held, $PG_PINS before"
@@ -159,11 +176,7 @@ nfs_unload()
 }
 
 below dup_mmap
-if [ -z "$NO_NFS" ]; then
-	pg_netem "$DELAY"
-	group "fork control: nfs" --control -i libaio fork "$FILE"
-	pg_netem_off
-fi
+[ -n "$NO_NFS" ] || group "fork control: nfs" --control -i libaio fork "$FILE"
 pg_check "the modules load" load
 group "fork control: dma" --control -M 0 -i dma fork $DMA
 below "[pin_guard]"
@@ -174,11 +187,9 @@ if [ -n "$NO_NFS" ]; then
 	skip_groups "fork*nfs*" "$NO_NFS"
 	skip_groups "read nfs*" "$NO_NFS"
 else
-	pg_netem "$DELAY"
 	for io in libaio libaio_readv; do
 		group "fork nfs $io" -i "$io" fork "$FILE"
 	done
-	pg_netem_off
 	for io in pread preadv libaio libaio_readv io_uring io_uring_readv; do
 		group "read nfs $io" -i "$io" -m anon4 read "$FILE3"
 	done
