@@ -13,18 +13,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "forkscrew.h"
+#include "jobs.h"
 #include "pin_guard_dma.h"
 
 #define DMA_DEVICE	"/dev/pin_guard_dma"
@@ -37,15 +35,12 @@ static struct {
 	const char *only_case, *only_io;
 } opt = { .jobs = 4, .runs = 1, .limit_s = 60, .mode = PIN_GUARD_DMA_PIN };
 
-struct job {
+static struct job {
 	const struct fork_case *c;
 	const struct io_kind *io;
 	const struct target *target;
 	struct verdict *v;		/* shared with the case process */
-	pid_t pid;
-	time_t deadline;
-	bool ended;
-};
+} *jobs;
 
 static struct verdict *my_verdict;	/* in a case process */
 
@@ -167,74 +162,20 @@ static const char *target_open(struct target *t, const char *path)
 
 /* Jobs */
 
-static void job_start(struct job *j)
+static void job_run(unsigned int i)
 {
-	fflush(stdout);
-	j->pid = fork();
-	if (j->pid < 0)
-		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
-	if (!j->pid) {
-		setpgid(0, 0);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		my_verdict = j->v;
-		fork_case_run(j->c, j->io, j->target, opt.control);
-	}
-	setpgid(j->pid, j->pid);
-	j->deadline = now_ms() / 1e3 + opt.limit_s;
+	my_verdict = jobs[i].v;
+	fork_case_run(jobs[i].c, jobs[i].io, jobs[i].target, opt.control);
 }
 
-static void job_end(struct job *j, int status)
+static void job_ended(unsigned int i, bool in_time, const char *why)
 {
-	j->ended = true;
-	j->pid = 0;
-	if (j->v->outcome != CASE_RUNNING)
+	struct verdict *v = jobs[i].v;
+
+	if (in_time && v->outcome != CASE_RUNNING)
 		return;
-	j->v->outcome = CASE_BAD;
-	if (WIFSIGNALED(status))
-		snprintf(j->v->why, sizeof(j->v->why), "ended by signal %d (%s)", WTERMSIG(status),
-			 strsignal(WTERMSIG(status)));
-	else
-		snprintf(j->v->why, sizeof(j->v->why), "ended with %d and no verdict", status);
-}
-
-static void job_expire(struct job *j)
-{
-	kill(-j->pid, SIGKILL);
-	snprintf(j->v->why, sizeof(j->v->why), "not done in %u s", opt.limit_s);
-	j->v->outcome = CASE_BAD;
-	/* Uninterruptible sleep would outlast us: leave it behind. */
-	usleep(200000);
-	waitpid(j->pid, NULL, WNOHANG);
-	j->ended = true;
-}
-
-/* Runs the jobs, opt.jobs at a time, and reports each in its turn. */
-static void jobs_run(struct job *jobs, unsigned int n, void (*report)(struct job *))
-{
-	unsigned int started = 0, reported = 0, running = 0, i;
-	int status;
-	pid_t pid;
-
-	while (reported < n) {
-		while (started < n && running < opt.jobs) {
-			job_start(&jobs[started++]);
-			running++;
-		}
-		pid = waitpid(-1, &status, WNOHANG);
-		if (pid <= 0)
-			usleep(2000);
-		for (i = reported; i < started; i++) {
-			if (jobs[i].ended)
-				continue;
-			if (pid > 0 && jobs[i].pid == pid)
-				job_end(&jobs[i], status);
-			else if (now_ms() / 1e3 > jobs[i].deadline)
-				job_expire(&jobs[i]);
-			running -= jobs[i].ended;
-		}
-		while (reported < started && jobs[reported].ended)
-			report(&jobs[reported++]);
-	}
+	v->outcome = CASE_BAD;
+	snprintf(v->why, sizeof(v->why), "%s", why);
 }
 
 static bool case_selected(const struct fork_case *c, const struct io_kind *io)
@@ -246,7 +187,7 @@ static bool case_selected(const struct fork_case *c, const struct io_kind *io)
 	return c->every_io || io == io_kind_by_name("pread") || io == io_kind_by_name("dma");
 }
 
-static unsigned int jobs_add(struct job *jobs, unsigned int at, const struct fork_case *c,
+static unsigned int jobs_add(unsigned int at, const struct fork_case *c,
 			     const struct io_kind *io, const struct target *t)
 {
 	unsigned int i;
@@ -259,8 +200,8 @@ static unsigned int jobs_add(struct job *jobs, unsigned int at, const struct for
 	return opt.runs;
 }
 
-/* Fills @jobs, or only counts them. */
-static unsigned int jobs_list(struct job *jobs, const struct target *targets, unsigned int nr)
+/* Fills the jobs if they are there, and counts them. */
+static unsigned int jobs_list(const struct target *targets, unsigned int nr)
 {
 	unsigned int i, c, io, n = 0;
 
@@ -268,7 +209,7 @@ static unsigned int jobs_list(struct job *jobs, const struct target *targets, un
 		if (opt.demo && !targets[i].dma) {
 			for (c = 0; c < ARRAY_LEN(demo_cases); c++)
 				for (io = 0; io < ARRAY_LEN(demo_io); io++)
-					n += jobs_add(jobs, n, &demo_cases[c],
+					n += jobs_add(n, &demo_cases[c],
 						      io_kind_by_name(demo_io[io]), &targets[i]);
 			continue;
 		}
@@ -277,7 +218,7 @@ static unsigned int jobs_list(struct job *jobs, const struct target *targets, un
 				continue;
 			for (c = 0; c < nr_fork_cases; c++)
 				if (case_selected(&fork_cases[c], &io_kinds[io]))
-					n += jobs_add(jobs, n, &fork_cases[c], &io_kinds[io],
+					n += jobs_add(n, &fork_cases[c], &io_kinds[io],
 						      &targets[i]);
 		}
 	}
@@ -286,8 +227,9 @@ static unsigned int jobs_list(struct job *jobs, const struct target *targets, un
 
 /* Reports */
 
-static void report_test(struct job *j)
+static void report_test(unsigned int i)
 {
+	const struct job *j = &jobs[i];
 	bool loss_awaited = opt.control && j->c->fate != KEEPS && !j->io->pins;
 	const struct verdict *v = j->v;
 	const char *io = j->io->name, *name = j->c->name;
@@ -320,12 +262,13 @@ static void report_test(struct job *j)
 }
 
 /* One line per kind of memory and I/O: what a script can read. */
-static void report_machine(struct job *j)
+static void report_machine(unsigned int i)
 {
 	static unsigned int runs, lost_runs, skipped, failed;
 	static size_t lost, bytes;
 	static unsigned int seen;
 	static char why[400];
+	const struct job *j = &jobs[i];
 	const struct verdict *v = j->v;
 
 	switch (v->outcome) {
@@ -476,7 +419,7 @@ int main(int argc, char **argv)
 	static char device[] = DMA_DEVICE, *devices[] = { device };
 	struct target *targets;
 	struct verdict *verdicts;
-	struct job *jobs;
+	struct jobs all;
 	const char *why;
 	unsigned int i, n;
 
@@ -498,11 +441,11 @@ int main(int argc, char **argv)
 			ksft_exit_skip("%s: %s\n", argv[i], why);
 	}
 
-	n = jobs_list(NULL, targets, argc);
+	n = jobs_list(targets, argc);
 	if (!n)
 		ksft_exit_fail_msg("no such case\n");
 	jobs = calloc(n, sizeof(*jobs));
-	jobs_list(jobs, targets, argc);
+	jobs_list(targets, argc);
 	verdicts = mmap(NULL, n * sizeof(*verdicts), PROT_READ | PROT_WRITE,
 			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!jobs || verdicts == MAP_FAILED)
@@ -510,12 +453,16 @@ int main(int argc, char **argv)
 	for (i = 0; i < n; i++)
 		jobs[i].v = &verdicts[i];
 
+	all = (struct jobs){
+		.nr = n, .at_once = opt.jobs, .limit_s = opt.limit_s, .run = job_run,
+		.ended = job_ended, .report = opt.report ? report_machine : report_test,
+	};
 	if (opt.report) {
 		setvbuf(stdout, NULL, _IOLBF, 0);
-		jobs_run(jobs, n, report_machine);
+		jobs_run(&all);
 		return ksft_cnt.ksft_fail ? KSFT_FAIL : KSFT_PASS;
 	}
 	ksft_set_plan(n);
-	jobs_run(jobs, n, report_test);
+	jobs_run(&all);
 	ksft_finished();
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
+#include "counters.h"
 #include "pin_guard_dma.h"
 
 #define DEVICE		"/dev/pin_guard_dma"
@@ -27,55 +28,6 @@
 #define SLOW_MS		300	/* long enough to act while the request is in flight */
 #define NOBODY		65534
 #define SMAPS		"/proc/self/smaps_rollup"
-
-static long pins_held(void)
-{
-	long acquired = 0, released = 0;
-	char line[128];
-	FILE *f;
-	int fd;
-
-	/* Counters are per CPU until they are gathered. */
-	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
-	if (fd >= 0) {
-		(void)!write(fd, "1", 1);
-		close(fd);
-	}
-	f = fopen("/proc/vmstat", "r");
-	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "nr_foll_pin_acquired %ld", &acquired) != 1 &&
-		    sscanf(line, "nr_foll_pin_released %ld", &released) != 1)
-			continue;
-	}
-	if (f)
-		fclose(f);
-	return acquired - released;
-}
-
-/* Returns how many pins are too many, after a while. */
-static long pins_left(long before)
-{
-	int tries;
-
-	for (tries = 0; tries < 100 && pins_held() != before; tries++)
-		usleep(50000);
-	return pins_held() - before;
-}
-
-/* What follows @key in a file of lines "key: number", or -1. */
-static long number_in(const char *path, const char *key)
-{
-	char line[128];
-	long n, value = -1;
-	FILE *f = fopen(path, "r");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), ": %ld", &n) == 1)
-			value = n;
-	if (f)
-		fclose(f);
-	return value;
-}
 
 static char *map_pages(size_t size, int flags)
 {

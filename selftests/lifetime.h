@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "counters.h"
 #include "kselftest.h"	/* also for __noreturn and __printf() */
 
 /* What a case runs with, each by itself. */
@@ -100,8 +101,6 @@ unsigned long storm_end(void);
 void become_limited(size_t memlock);
 
 /* A number in debugfs pin_guard/counters; -1 without the module. */
-long counter(const char *name);
-long pins_held(void);
 extern long pins_before;
 
 /* Whether rmmod of a module whose code is in use is refused. */

@@ -147,16 +147,22 @@ static void send_and_exec(void)
 	exec_self();
 }
 
-static void killed(void (*body)(void))
+/* Kills what runs @body, @ms after it says that it is ready. */
+static void begin_and_kill(void (*body)(void), unsigned int ms)
 {
 	struct victim v;
 
 	begin();
 	v = victim_start(body);
 	victim_await_ready(&v);
-	nap_ms(50);
+	nap_ms(ms);
 	kill(v.pid, SIGKILL);
 	victim_must_end(&v, SIGKILL, 0);
+}
+
+static void killed(void (*body)(void))
+{
+	begin_and_kill(body, 50);
 	must_be_held();
 	must_be_busy("pin_guard_tx");
 	peer_must_have(LEN);
@@ -250,14 +256,7 @@ static void send_in_pieces_and_exit(void)
 
 static void killed_in_send(void)
 {
-	struct victim v;
-
-	begin();
-	v = victim_start(send_in_pieces_and_exit);
-	victim_await_ready(&v);
-	nap_ms(300);
-	kill(v.pid, SIGKILL);
-	victim_must_end(&v, SIGKILL, 0);
+	begin_and_kill(send_in_pieces_and_exit, 300);
 	/* What it was to be told as sent is not known. */
 	peer_must_have(0);
 }

@@ -15,10 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "jobs.h"
 #include "send_guard.h"
 
 #define MAX_ADDRESSES	2
@@ -31,14 +30,11 @@ static struct {
 	bool capture;
 } opt = { .prefix = "", .jobs = 8, .limit_s = 120 };
 
-struct job {
+static struct job {
 	const struct send_case *c;
 	const char *address;
 	struct verdict *v;	/* shared with the case process */
-	pid_t pid;
-	uint64_t deadline;
-	bool ended;
-};
+} *jobs;
 
 static struct verdict *my_verdict;	/* in a case process */
 
@@ -64,81 +60,34 @@ void give_up(const char *fmt, ...)
 	finish(CASE_FAILED, "%s", why);
 }
 
-long pins_held(void)
-{
-	long acquired = 0, released = 0;
-	char line[128];
-	FILE *f;
-	int fd;
-
-	/* Counters are per CPU until they are gathered. */
-	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
-	if (fd >= 0) {
-		(void)!write(fd, "1", 1);
-		close(fd);
-	}
-	f = fopen("/proc/vmstat", "r");
-	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "nr_foll_pin_acquired %ld", &acquired) != 1 &&
-		    sscanf(line, "nr_foll_pin_released %ld", &released) != 1)
-			continue;
-	}
-	if (f)
-		fclose(f);
-	return acquired - released;
-}
-
-long pins_left(long before)
-{
-	int tries;
-
-	for (tries = 0; tries < 200 && pins_held() > before; tries++)
-		usleep(50000);
-	return pins_held() - before;
-}
-
 /* Jobs */
 
-static void job_start(struct job *j)
+static void job_run(unsigned int i)
 {
-	fflush(stdout);
-	j->pid = fork();
-	if (j->pid < 0)
-		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
-	if (!j->pid) {
-		setpgid(0, 0);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		my_verdict = j->v;
-		settings.address = j->address;
-		j->c->run(j->c);
-		finish(CASE_PASSED, "%s", "");
-	}
-	setpgid(j->pid, j->pid);
-	j->deadline = now_ms() + opt.limit_s * 1000;
+	my_verdict = jobs[i].v;
+	settings.address = jobs[i].address;
+	jobs[i].c->run(jobs[i].c);
+	finish(CASE_PASSED, "%s", "");
 }
 
-static void job_end(struct job *j, int status)
+static bool job_alone(unsigned int i)
 {
-	j->ended = true;
-	if (j->v->outcome != CASE_RUNNING)
+	return jobs[i].c->flags & ALONE;
+}
+
+static void job_ended(unsigned int i, bool in_time, const char *why)
+{
+	struct verdict *v = jobs[i].v;
+
+	if (in_time && v->outcome != CASE_RUNNING)
 		return;
-	j->v->outcome = CASE_FAILED;
-	snprintf(j->v->why, sizeof(j->v->why), "ended with status 0x%x and no verdict", status);
+	v->outcome = CASE_FAILED;
+	snprintf(v->why, sizeof(v->why), "%s", why);
 }
 
-static void job_expire(struct job *j)
+static void report(unsigned int i)
 {
-	kill(-j->pid, SIGKILL);
-	snprintf(j->v->why, sizeof(j->v->why), "not done in %u s", opt.limit_s);
-	j->v->outcome = CASE_FAILED;
-	/* Uninterruptible sleep would outlast us: leave it behind. */
-	usleep(200000);
-	waitpid(j->pid, NULL, WNOHANG);
-	j->ended = true;
-}
-
-static void report(const struct job *j)
-{
+	const struct job *j = &jobs[i];
 	const char *family = strchr(j->address, ':') ? "v6" : "v4";
 	const char *space = *opt.prefix ? " " : "", *why = j->v->why;
 
@@ -158,42 +107,6 @@ static void report(const struct job *j)
 	}
 }
 
-static bool may_start(const struct job *j, unsigned int running, bool alone)
-{
-	return !running || (running < opt.jobs && !alone && !(j->c->flags & ALONE));
-}
-
-/* Runs the jobs, opt.jobs at a time, and reports each in its turn. */
-static void jobs_run(struct job *jobs, unsigned int n)
-{
-	unsigned int started = 0, reported = 0, running = 0, i;
-	bool alone = false;
-	int status;
-	pid_t pid;
-
-	while (reported < n) {
-		while (started < n && may_start(&jobs[started], running, alone)) {
-			alone = jobs[started].c->flags & ALONE;
-			job_start(&jobs[started++]);
-			running++;
-		}
-		pid = waitpid(-1, &status, WNOHANG);
-		if (pid <= 0)
-			usleep(2000);
-		for (i = reported; i < started; i++) {
-			if (jobs[i].ended)
-				continue;
-			if (pid > 0 && jobs[i].pid == pid)
-				job_end(&jobs[i], status);
-			else if (now_ms() > jobs[i].deadline)
-				job_expire(&jobs[i]);
-			running -= jobs[i].ended;
-		}
-		while (reported < started && jobs[reported].ended)
-			report(&jobs[reported++]);
-	}
-}
-
 /* @names: of cases or groups; none: all but those that must be asked for */
 static bool selected(const struct send_case *c, char **names)
 {
@@ -205,8 +118,8 @@ static bool selected(const struct send_case *c, char **names)
 	return false;
 }
 
-/* Fills @jobs, or only counts them. */
-static unsigned int jobs_list(struct job *jobs, char **names)
+/* Fills the jobs if they are there, and counts them. */
+static unsigned int jobs_list(char **names)
 {
 	unsigned int c, a, n = 0;
 
@@ -328,7 +241,6 @@ int main(int argc, char **argv)
 {
 	int dev, capture = -1, room = 8 << 20;
 	struct verdict *verdicts;
-	struct job *jobs;
 	unsigned int i, n;
 	char packet[64];
 	long pins;
@@ -343,11 +255,11 @@ int main(int argc, char **argv)
 	close(dev);
 	signal(SIGPIPE, SIG_IGN);
 
-	n = jobs_list(NULL, argv + optind);
+	n = jobs_list(argv + optind);
 	if (!n)
 		ksft_exit_fail_msg("no such case\n");
 	jobs = calloc(n, sizeof(*jobs));
-	jobs_list(jobs, argv + optind);
+	jobs_list(argv + optind);
 	verdicts = mmap(NULL, n * sizeof(*verdicts), PROT_READ | PROT_WRITE,
 			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!jobs || verdicts == MAP_FAILED)
@@ -363,7 +275,10 @@ int main(int argc, char **argv)
 
 	ksft_set_plan(n + 1 + opt.capture);
 	pins = pins_held();
-	jobs_run(jobs, n);
+	jobs_run(&(struct jobs){
+		.nr = n, .at_once = opt.jobs, .limit_s = opt.limit_s, .run = job_run,
+		.alone = job_alone, .ended = job_ended, .report = report,
+	});
 	pins = pins_left(pins);
 	if (pins > 0)
 		ksft_print_msg("%ld pins too many\n", pins);

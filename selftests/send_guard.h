@@ -2,6 +2,7 @@
 #ifndef SEND_GUARD_H
 #define SEND_GUARD_H
 
+#include "counters.h"
 #include "sender.h"
 
 enum outcome {
@@ -45,11 +46,6 @@ extern struct settings settings;
 
 /* In a case process: the end. */
 void __noreturn __printf(2, 3) finish(enum outcome outcome, const char *fmt, ...);
-
-/* The pins that the machine holds. */
-long pins_held(void);
-/* How many too many after a while. */
-long pins_left(long before);
 
 /*
  * For the cases: each runs in a process of its own, with a session of its own (send_case.c).
