@@ -48,6 +48,7 @@ soak()
 	wait $pid || rc=$?
 	grep -q '^ok' "$PG_TMP/output" || rc=$KSFT_FAIL
 	! grep -q '^ok.*# SKIP' "$PG_TMP/output" || rc=$KSFT_SKIP
+	[ "$rc" != "$KSFT_FAIL" ] || grep -v '^#' "$NFS_SAID/trace" 2>/dev/null | tail -n 30 | sed 's/^/# nfs: /'
 	pg_result "$name" "$rc"
 }
 
@@ -75,6 +76,30 @@ effects()
 		}' "$PG_TMP/vmstat" /proc/vmstat
 }
 
+# What NFS and RPC say of errors, shown when a read has failed.
+NFS_SAID=/sys/kernel/tracing/instances/pin_guard_soak
+nfs_listen()
+{
+	local event filter
+
+	mkdir $NFS_SAID || return
+	pg_undo rmdir $NFS_SAID
+	while read -r event filter; do
+		[ -z "$filter" ] || echo "$filter" >$NFS_SAID/events/"$event"/filter
+		echo 1 >$NFS_SAID/events/"$event"/enable
+	done <<-END
+		nfs/nfs_pgio_error
+		nfs4/nfs4_read error != 0
+		nfs4/nfs4_xdr_status error != 0 && error != 2
+		nfs4/nfs4_state_mgr_failed
+		sunrpc/rpc_call_rpcerror
+		sunrpc/rpc_garbage_args
+		sunrpc/rpc_unparsable
+		nfsd/nfsd_read_err
+		nfsd/nfsd_compound_status status != 0 && status != 2
+	END
+}
+
 # server - and mounts of it; says why not
 server()
 {
@@ -85,6 +110,7 @@ server()
 	for v in "${VERSIONS[@]}"; do
 		pg_nfs_mount "$v" "$PG_RUN/mnt/$v" || { echo "cannot mount NFS v$v"; return 1; }
 	done
+	nfs_listen
 	weather >/dev/null 2>&1 &
 	pg_undo kill $!
 }
