@@ -10,7 +10,6 @@
 # shellcheck source=net.sh
 . "$PG_HERE/net.sh"
 
-DELAY=${PIN_GUARD_DELAY:-150ms}	# each way
 JOBS=${PIN_GUARD_JOBS:-6}
 STRESS_S=${PIN_GUARD_STRESS:-4}
 
@@ -45,6 +44,7 @@ pg_start "$PLAN"
 pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
 pg_memory 24
 health_begin
+DELAY=$(pg_delay 150)	# each way
 
 # netem off|NETEM ARGUMENT... - on a link of ours, on the way to the server and back
 netem()
