@@ -180,7 +180,7 @@ pg_netem_off
 # Reads of a file that is known go on while we come and go.
 sum=$(sha256sum <"$MNT/file")
 # shellcheck disable=SC2016 # of the inner shell
-timeout 200 bash -c 'while [ ! -e "$2" ]; do
+timeout 1800 bash -c 'while [ ! -e "$2" ]; do
 	came=$(dd if="$0" bs=64k iflag=direct 2>/dev/null | sha256sum)
 	[ "$came" = "$1" ] || { echo "# expected $1, came $came"; exit 1; }
 done' "$MNT/file" "$sum" "$PG_RUN/stop" &
