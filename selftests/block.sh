@@ -7,7 +7,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-DELAY_MS=400
 FILESYSTEMS=(ext4 xfs)
 
 pg_isolate "$@"
@@ -17,6 +16,7 @@ pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 modprobe dm-delay 2>/dev/null || pg_skip_all "no dm-delay.ko"
 pg_memory 24
 health_begin
+DELAY_MS=$(pg_delay 400)
 
 mount -t tmpfs -o size=$((PG_DISK_MB + 64))m tmpfs "$PG_RUN"
 

@@ -46,7 +46,7 @@ static struct {
 	const char *name, *memory, *io, *target;
 	const struct operation *operation;
 } opt = {
-	.limit_s = 60, .mode = PIN_GUARD_DMA_WINDOW, .memory = "small", .io = "pread",
+	.limit_s = 300, .mode = PIN_GUARD_DMA_WINDOW, .memory = "small", .io = "pread",
 };
 
 /* What the process of a run says. */

@@ -33,7 +33,7 @@ static struct {
 	unsigned int jobs, runs, limit_s, delay_ms;
 	unsigned int mode;
 	const char *only_case, *only_io;
-} opt = { .jobs = 4, .runs = 1, .limit_s = 60, .mode = PIN_GUARD_DMA_PIN };
+} opt = { .jobs = 4, .runs = 1, .limit_s = 300, .mode = PIN_GUARD_DMA_PIN };
 
 static struct job {
 	const struct fork_case *c;

@@ -157,7 +157,8 @@ xfs_faults()
 	if [ -z "$WHY" ] && [ ! -d $attr ]; then
 		WHY="no CONFIG_FAIL_MAKE_REQUEST" t "every third bio fails"
 	else
-		make_it_fail=/sys/block/$(basename "$(readlink -f "/dev/mapper/$PG_DISK")")/make-it-fail
+		make_it_fail=$(dmsetup info -c --noheadings --separator : -o major,minor "$PG_DISK")
+		make_it_fail=/sys/dev/block/$make_it_fail/make-it-fail
 		pg_set $attr/probability 100
 		pg_set $attr/interval 3
 		pg_set $attr/times -1

@@ -359,8 +359,8 @@ pg_disk_down()
 # NFS from a server of our own, inside pg_isolate: on lo, or in another network namespace
 #
 
-# pg_delay MS - such a delay, or a longer one where processes take long: a read over it is to be
-# in flight while they fork
+# pg_delay MS - that, or more where processes take long: reads over such a delay are to be in
+# flight while they fork
 pg_delay()
 {
 	local true start=${EPOCHREALTIME//[!0-9]/} pace i
@@ -370,7 +370,7 @@ pg_delay()
 		"$true"
 	done
 	pace=$(((${EPOCHREALTIME//[!0-9]/} - start) / 20 / 40000))
-	echo "$(($1 * (pace < 1 ? 1 : pace > 8 ? 8 : pace)))ms"
+	echo "$(($1 * (pace < 1 ? 1 : pace > 8 ? 8 : pace)))"
 }
 
 # pg_netem DELAY - on everything that goes over lo, both ways

@@ -26,7 +26,7 @@ pg_unload pin_guard_dma pin_guard_tx pin_guard || pg_skip_all "pin_guard is load
 net_up lo >"$PG_TMP/why" || pg_skip_all "no loopback: $(<"$PG_TMP/why")"
 net_peer >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 health_begin
-DELAY=$(pg_delay 150)	# each way
+DELAY=$(pg_delay 150)ms	# each way
 
 # memory_cgroup - $GROUP, of version 2 and ours; or says why not
 GROUP=()

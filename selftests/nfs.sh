@@ -44,7 +44,7 @@ pg_start "$PLAN"
 pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
 pg_memory 24
 health_begin
-DELAY=$(pg_delay 150)	# each way
+DELAY=$(pg_delay 150)ms	# each way
 
 # netem off|NETEM ARGUMENT... - on a link of ours, on the way to the server and back
 netem()

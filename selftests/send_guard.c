@@ -28,7 +28,7 @@ static struct {
 	const char *addresses[MAX_ADDRESSES], *prefix;
 	unsigned int nr_addresses, jobs, limit_s;
 	bool capture;
-} opt = { .prefix = "", .jobs = 8, .limit_s = 120 };
+} opt = { .prefix = "", .jobs = 8, .limit_s = 300 };
 
 static struct job {
 	const struct send_case *c;
