@@ -453,8 +453,8 @@ impl<H: Host> Device<H> {
                 }
             }
             pci::INT_ACK_COMMAND => self.acknowledged(),
-            // Without auxiliary power: no wake on LAN.
-            pci::CONFIG_3 | reg::MISC_COMMAND => 0,
+            pci::CONFIG_3 => bit::CONFIG_3_AUXILIARY_POWER,
+            reg::MISC_COMMAND => 0,
             pci::SWAP_DIAGNOSTIC => constant::SWAP_DIAGNOSTIC,
             reg::MISC_ID => constant::CHIP_ID,
             reg::MISC_ENABLE_STATUS | reg::MISC_ENABLE_SET | reg::MISC_ENABLE_CLEAR => {

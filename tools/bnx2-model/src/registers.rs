@@ -137,6 +137,8 @@ bitflags! {
 /// Single bits of other registers.
 #[allow(missing_docs)]
 pub mod bit {
+    /// Without it there is no wake on LAN.
+    pub const CONFIG_3_AUXILIARY_POWER: u32 = 1 << 30;
     pub const MISC_COMMAND_SOFT_RESET: u32 = 1 << 4;
     pub const NEW_CORE_DMA_ENABLE: u32 = 1 << 16;
     pub const CTX_COMMAND_MEMORY_INIT: u32 = 1 << 13;
