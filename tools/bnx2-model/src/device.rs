@@ -199,7 +199,7 @@ impl<H: Host> Device<H> {
     /// Lets time go by until `now`, counted from any start.
     pub fn advance(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.phy.advance(self.now);
+        self.phy.advance(self.now, self.link_believed());
         self.evaluate_attention();
         if self.statistics_due.is_some_and(|due| due <= self.now) {
             self.statistics_due = self.statistics_period().map(|p| self.now.saturating_add(p));
@@ -210,7 +210,7 @@ impl<H: Host> Device<H> {
     /// When [`Device::advance`] has something to do next.
     pub fn deadline(&self) -> Option<Duration> {
         self.phy
-            .deadline()
+            .deadline(self.link_believed())
             .into_iter()
             .chain(self.statistics_due)
             .min()
@@ -499,7 +499,12 @@ impl<H: Host> Device<H> {
             pci::WINDOW_ADDRESS => self.registers.set(address, value & (GRC_SIZE - 4)),
             pci::INT_ACK_COMMAND => self.acknowledge_interrupt(value),
             pci::STATUS_BIT_SET => self.coalescing.attention_ack |= value,
-            pci::STATUS_BIT_CLEAR => self.coalescing.attention_ack &= !value,
+            pci::STATUS_BIT_CLEAR => {
+                self.coalescing.attention_ack &= !value;
+                if value & bit::ATTENTION_LINK != 0 {
+                    self.phy.absence_seen(self.now);
+                }
+            }
             pci::MAILBOX_DATA | pci::CONFIG_3 => {}
             reg::MISC_COMMAND => {
                 if value & bit::MISC_COMMAND_SOFT_RESET != 0 {
@@ -785,6 +790,24 @@ mod tests {
         assert_eq!(rig.memory16(STATUS), 1);
         assert_eq!(rig.memory16(STATUS + 54), before + 2);
         assert_eq!(rig.device.deadline(), None);
+    }
+
+    #[test]
+    fn a_slow_driver_sees_both_attentions_of_a_bounce() {
+        let second = Duration::from_secs(1);
+        let mut rig = testing::open(InterruptMode::Msi);
+        rig.write32(0x1408, 0x800);
+        rig.write32(0x680c, 1);
+        rig.write32(0x88, 1);
+        rig.write32(0x14ac, 0x2420_0000 | 0x1340);
+        rig.device.advance(second);
+        assert_eq!(rig.memory16(STATUS), 0);
+        rig.write32(0x8c, 1);
+        rig.device.advance(second);
+        assert_eq!(rig.memory16(STATUS), 0);
+        let due = rig.device.deadline().unwrap();
+        rig.device.advance(due);
+        assert_eq!(rig.memory16(STATUS), 1);
     }
 
     #[test]

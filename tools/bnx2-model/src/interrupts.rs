@@ -166,12 +166,22 @@ impl Coalescing {
 }
 
 impl<H: Host> Device<H> {
+    /// Whether software wants to know of the link.
+    fn link_wanted(&self) -> bool {
+        self.registers.load(reg::EMAC_ATTENTION_ENABLE) & bit::EMAC_ATTENTION_LINK != 0
+            && self.registers.load(reg::HC_ATTENTION_ENABLE) & bit::ATTENTION_LINK != 0
+    }
+
+    /// Whether software wants to know of the link, and takes it to be there.
+    pub(crate) fn link_believed(&self) -> bool {
+        self.link_wanted()
+            && self.dma_open()
+            && self.coalescing.attention_ack & bit::ATTENTION_LINK != 0
+    }
+
     /// Attentions that are there now.
     fn attention(&self) -> u32 {
-        let wanted = self.registers.load(reg::EMAC_ATTENTION_ENABLE) & bit::EMAC_ATTENTION_LINK
-            != 0
-            && self.registers.load(reg::HC_ATTENTION_ENABLE) & bit::ATTENTION_LINK != 0;
-        if wanted && self.phy.link() {
+        if self.link_wanted() && self.phy.link() {
             bit::ATTENTION_LINK
         } else {
             0

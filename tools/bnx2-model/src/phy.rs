@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// How long the link is away when it is negotiated anew.
 pub const BOUNCE: Duration = Duration::from_millis(100);
+/// How long it waits for software to see that it is away, at most.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The MDIO address that the transceiver answers at.
 const ADDRESS: u32 = 1;
@@ -47,8 +49,15 @@ pub struct Phy {
     registers: [u16; 32],
     /// The cable is in, and somebody is at its other end.
     cable: bool,
-    /// When the link that was dropped comes back.
-    bounce: Option<Duration>,
+    /// The link was dropped and comes back.
+    bounce: Option<Bounce>,
+}
+
+#[derive(Clone, Copy)]
+struct Bounce {
+    due: Duration,
+    /// When it comes back even if software has not seen that it is away.
+    limit: Duration,
 }
 
 impl Default for Phy {
@@ -120,15 +129,24 @@ impl Phy {
         self.cable = cable;
     }
 
-    /// When the link is due back.
-    pub fn deadline(&self) -> Option<Duration> {
+    /// When the link is due back; `unseen` as for [`Phy::advance`].
+    pub fn deadline(&self, unseen: bool) -> Option<Duration> {
         self.bounce
+            .map(|bounce| if unseen { bounce.limit } else { bounce.due })
     }
 
-    /// Lets time go by until `now`.
-    pub fn advance(&mut self, now: Duration) {
-        if self.bounce.is_some_and(|due| due <= now) {
+    /// Lets time go by until `now`. While it is `unseen` that the link is away, it
+    /// stays away: a slow guest would take no notice of a short absence.
+    pub fn advance(&mut self, now: Duration, unseen: bool) {
+        if self.deadline(unseen).is_some_and(|due| due <= now) {
             self.bounce = None;
+        }
+    }
+
+    /// Software has seen at time `now` that the link is away.
+    pub fn absence_seen(&mut self, now: Duration) {
+        if let Some(bounce) = &mut self.bounce {
+            bounce.due = bounce.due.max(now.saturating_add(BOUNCE));
         }
     }
 
@@ -169,7 +187,10 @@ impl Phy {
         if new.intersects(Control::RESET | Control::RESTART)
             || (old ^ new).intersects(Control::LINE)
         {
-            self.bounce = Some(now.saturating_add(BOUNCE));
+            self.bounce = Some(Bounce {
+                due: now.saturating_add(BOUNCE),
+                limit: now.saturating_add(PATIENCE),
+            });
         }
     }
 }
@@ -193,11 +214,29 @@ mod tests {
         assert_eq!((phy.read(1, 0), phy.read(1, 4)), (0x1140, 0x01e1));
         assert!(!link_seen(&phy));
         assert_eq!((phy.read(1, 5), phy.read(1, 10)), (0, 0));
-        phy.advance(NOW + BOUNCE - Duration::from_millis(1));
+        phy.advance(NOW + BOUNCE - Duration::from_millis(1), false);
         assert!(!phy.link());
-        phy.advance(NOW + BOUNCE);
-        assert!(phy.link() && phy.deadline().is_none());
+        phy.advance(NOW + BOUNCE, false);
+        assert!(phy.link() && phy.deadline(false).is_none());
         assert_eq!((phy.read(1, 5), phy.read(1, 10)), (0x41e1, 0x3c00));
+    }
+
+    #[test]
+    fn the_link_stays_away_until_that_was_seen() {
+        let second = Duration::from_secs(1);
+        let mut phy = Phy::default();
+        phy.write(1, 0, 0x1340, NOW);
+        assert_eq!(phy.deadline(true), Some(NOW + PATIENCE));
+        phy.advance(NOW + second, true);
+        assert!(!phy.link());
+        phy.absence_seen(NOW + second);
+        phy.advance(NOW + second, false);
+        assert!(!phy.link());
+        phy.advance(NOW + second + BOUNCE, false);
+        assert!(phy.link());
+        phy.write(1, 0, 0x1340, NOW);
+        phy.advance(NOW + PATIENCE, true);
+        assert!(phy.link());
     }
 
     #[test]
@@ -214,7 +253,7 @@ mod tests {
             let mut phy = Phy::default();
             phy.write(1, 0, value, NOW);
             assert!(!phy.link(), "{value:#x}");
-            phy.advance(NOW + BOUNCE);
+            phy.advance(NOW + BOUNCE, false);
             phy.write(1, 0, value, NOW + BOUNCE);
             assert!(phy.link(), "{value:#x}");
         }
@@ -228,7 +267,7 @@ mod tests {
         assert!(phy.link() && phy.loopback());
         phy.set_cable(true);
         phy.write(1, 0, 0x0840, NOW);
-        phy.advance(NOW + BOUNCE);
+        phy.advance(NOW + BOUNCE, false);
         assert!(!phy.link());
     }
 
