@@ -13,7 +13,7 @@ use crate::receive::ReceiveRing;
 use crate::registers::{Blocks, GRC_SIZE, RegisterFile, bit, constant, pci, reg};
 use crate::rss::Indirection;
 use crate::statistics::Statistics;
-use crate::transmit::{RingIndices, TransmitRing};
+use crate::transmit::{Progress, RingIndices, TransmitRing};
 use log::{debug, info, warn};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -123,8 +123,10 @@ pub struct Device<H> {
     pub(crate) moved: u32,
     pub(crate) transmit: [TransmitRing; RINGS],
     pub(crate) receive: [ReceiveRing; RINGS],
+    pub(crate) progress: Progress,
     pub(crate) fifo: usize,
     pub(crate) waiting_bytes: usize,
+    pub(crate) was_congested: bool,
     pub(crate) indirection: Indirection,
     pub(crate) statistics: Statistics,
     statistics_due: Option<Duration>,
@@ -150,8 +152,10 @@ impl<H: Host> Device<H> {
             moved: 0,
             transmit: Default::default(),
             receive: Default::default(),
+            progress: Progress::default(),
             fifo: settings.fifo,
             waiting_bytes: 0,
+            was_congested: false,
             indirection: Indirection::default(),
             statistics: Statistics::default(),
             statistics_due: None,
@@ -188,6 +192,7 @@ impl<H: Host> Device<H> {
         self.moved = 0;
         self.transmit = Default::default();
         self.receive = Default::default();
+        self.progress.reset();
         self.waiting_bytes = 0;
         self.indirection = Indirection::default();
         self.statistics = Statistics::default();
@@ -201,6 +206,7 @@ impl<H: Host> Device<H> {
         self.now = self.now.max(now);
         self.phy.advance(self.now, self.link_believed());
         self.evaluate_attention();
+        self.advance_pause();
         if self.statistics_due.is_some_and(|due| due <= self.now) {
             self.statistics_due = self.statistics_period().map(|p| self.now.saturating_add(p));
             self.write_statistics();
@@ -213,7 +219,12 @@ impl<H: Host> Device<H> {
             .deadline(self.link_believed())
             .into_iter()
             .chain(self.statistics_due)
+            .chain(self.progress.deadline())
             .min()
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.now
     }
 
     fn statistics_period(&self) -> Option<Duration> {

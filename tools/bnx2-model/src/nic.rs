@@ -73,6 +73,8 @@ pub struct Nic {
     delayed: Mutex<BinaryHeap<Delayed>>,
     order: AtomicU64,
     start: Instant,
+    /// The other NIC of the pair has been told to pause.
+    congested: AtomicBool,
     /// When the service thread will look, in microseconds.
     expected: AtomicU64,
     /// The bell of the service thread.
@@ -100,6 +102,7 @@ impl Nic {
             delayed: Mutex::default(),
             order: AtomicU64::new(0),
             start: Instant::now(),
+            congested: AtomicBool::new(false),
             expected: AtomicU64::new(u64::MAX),
             bell,
             resample: Mutex::new(None),
@@ -109,19 +112,40 @@ impl Nic {
     /// Does something with the device. What it sends by that is on the wire
     /// when this returns.
     pub fn with<R>(&self, act: impl FnOnce(&mut Device<VfioHost>) -> R) -> R {
-        let (result, frames, deadline) = {
-            let mut device = locked(&self.device);
-            device.advance(self.start.elapsed());
-            let result = act(&mut device);
-            let frames = device.host_mut().take_frames();
-            (result, frames, device.deadline())
-        };
+        let (result, mut unfinished) = self.turn(act);
+        while unfinished {
+            ((), unfinished) = self.turn(Device::resume);
+        }
+        result
+    }
+
+    /// One hold of the lock, and what has to follow it. Also says whether the
+    /// device has more to send.
+    fn turn<R>(&self, act: impl FnOnce(&mut Device<VfioHost>) -> R) -> (R, bool) {
+        let mut device = locked(&self.device);
+        device.advance(self.start.elapsed());
+        let result = act(&mut device);
+        let frames = device.host_mut().take_frames();
+        let deadline = device.deadline();
+        let congested = device.congested();
+        drop(device);
+
         self.expect(deadline);
+        if congested != self.congested.swap(congested, Ordering::AcqRel) {
+            if let Some(peer) = self.wire.peer() {
+                peer.set_paused(congested);
+            }
+        }
         if !frames.is_empty() {
             let frames = self.judge(Way::Tx, frames);
             self.wire.send(frames);
         }
-        result
+        // Only now: the other end may have had us paused.
+        (result, locked(&self.device).unfinished())
+    }
+
+    fn set_paused(&self, paused: bool) {
+        self.with(|device| device.set_paused(paused));
     }
 
     /// Frames have come from the wire.

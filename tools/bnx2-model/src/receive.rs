@@ -288,6 +288,18 @@ impl<H: Host> Device<H> {
         }
     }
 
+    /// Whether the other end of the wire should not send for a while: half of the
+    /// room for frames that wait is taken, and not yet given back but for an eighth.
+    pub fn congested(&mut self) -> bool {
+        let limit = if self.was_congested {
+            self.fifo / 8
+        } else {
+            self.fifo / 2
+        };
+        self.was_congested = self.waiting_bytes > limit;
+        self.was_congested
+    }
+
     /// Stores frames that wait for buffers.
     pub(crate) fn receive_waiting(&mut self, ring: usize) {
         if !self.dma_open() {
@@ -536,6 +548,20 @@ mod tests {
         }
         rig.device.receive([testing::udp(ipv4(), &[], 1400)]);
         assert_eq!(consumer(&mut rig), 46);
+    }
+
+    #[test]
+    fn congestion_begins_at_half_and_ends_at_an_eighth() {
+        let mut rig = rig(1);
+        let frames = |count| (0..count).map(|_| testing::udp(ipv4(), &[], 1400));
+        rig.device.receive(frames(1 + 22));
+        assert!(!rig.device.congested());
+        rig.device.receive(frames(1));
+        assert!(rig.device.congested());
+        doorbell(&mut rig, 18);
+        assert!(rig.device.congested());
+        doorbell(&mut rig, 19);
+        assert!(!rig.device.congested());
     }
 
     #[test]

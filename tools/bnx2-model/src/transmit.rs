@@ -9,11 +9,16 @@ use crate::registers::Blocks;
 use crate::ring::{RingIndex, TransmitDescriptor, TransmitFlags, fetch};
 use crate::segmentation;
 use serde::Serialize;
+use std::time::Duration;
 
 /// Descriptors that are walked for a doorbell at most: what a ring holds.
 const DESCRIPTORS_PER_DOORBELL: usize = 255;
 /// Frames that a doorbell sends at most, all segments counted.
 const FRAMES_PER_DOORBELL: usize = 0x4000;
+/// Bytes that are sent before the other end of the wire is looked at again.
+const SLICE: usize = 128 << 10;
+/// How long a pause lasts at most. Who does not listen does not stop the sender.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that the descriptors of one frame have together at most: the longest
 /// IP packet with its Ethernet header and tags.
 const LONGEST: usize = 0x1_0100;
@@ -34,6 +39,46 @@ impl TransmitRing {
             consumer: self.consumer.value(),
             producer: self.producer.map(RingIndex::value),
         }
+    }
+}
+
+/// How far the work of a doorbell is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Rings that have more to send, as a bit each.
+    unfinished: u32,
+    /// Descriptors that may still be walked.
+    descriptors: usize,
+    /// Frames that may still be sent.
+    frames: usize,
+    /// Bytes that were sent since the last look at the other end.
+    bytes: usize,
+    /// The other end has no room until then.
+    paused: Option<Duration>,
+}
+
+impl Progress {
+    /// As after a chip reset. What the other end says still holds.
+    pub(crate) fn reset(&mut self) {
+        *self = Progress {
+            paused: self.paused,
+            ..Progress::default()
+        };
+    }
+
+    fn begin(&mut self) {
+        self.descriptors = DESCRIPTORS_PER_DOORBELL;
+        self.frames = FRAMES_PER_DOORBELL;
+        self.bytes = 0;
+    }
+
+    fn postpone(&mut self, ring: usize) {
+        self.unfinished |= 1u32.wrapping_shl(ring as u32);
+    }
+
+    /// When the pause ends.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.paused
     }
 }
 
@@ -80,18 +125,66 @@ impl<H: Host> Device<H> {
     pub fn set_swallow(&mut self, swallow: bool) {
         self.swallow = swallow;
         if !swallow {
-            for ring in 0..RINGS {
-                self.transmit(ring);
-            }
-            self.publish();
+            self.transmit_all();
         }
     }
 
-    /// Sends what is in a ring.
+    fn transmit_all(&mut self) {
+        self.progress.begin();
+        for ring in 0..RINGS {
+            self.send_slice(ring);
+        }
+        self.publish();
+    }
+
+    /// The other end of the wire has no room for more frames, or has it again.
+    pub fn set_paused(&mut self, paused: bool) {
+        if paused {
+            self.progress.paused = Some(self.now().saturating_add(LONGEST_PAUSE));
+        } else if self.progress.paused.take().is_some() {
+            self.transmit_all();
+        }
+    }
+
+    /// Ends a pause that has lasted too long.
+    pub(crate) fn advance_pause(&mut self) {
+        if self.progress.paused.is_some_and(|end| end <= self.now()) {
+            self.set_paused(false);
+        }
+    }
+
+    /// Whether there is more to send, once what has been sent is on the wire.
+    pub fn unfinished(&self) -> bool {
+        self.progress.unfinished != 0 && self.progress.paused.is_none()
+    }
+
+    /// Sends more of what a doorbell has asked for.
+    pub fn resume(&mut self) {
+        self.progress.bytes = 0;
+        let rings = std::mem::take(&mut self.progress.unfinished);
+        for ring in 0..RINGS {
+            if rings & 1u32.wrapping_shl(ring as u32) != 0 {
+                self.send_slice(ring);
+            }
+        }
+        self.publish();
+    }
+
+    /// A doorbell: there is something in a ring.
     pub(crate) fn transmit(&mut self, ring: usize) {
+        self.progress.begin();
+        self.send_slice(ring);
+    }
+
+    /// Sends what is in a ring, or a part of it.
+    fn send_slice(&mut self, ring: usize) {
         let base = self.context.transmit_ring(ring);
         if self.swallow || !self.dma_open() || !self.enabled.contains(Blocks::TRANSMIT) || base == 0
         {
+            return;
+        }
+        if self.progress.paused.is_some() {
+            self.progress.postpone(ring);
             return;
         }
         let Some(&TransmitRing {
@@ -104,10 +197,15 @@ impl<H: Host> Device<H> {
         let mut at = before;
         let mut done = before;
         let mut frame: Option<Gathered> = None;
-        let mut room = FRAMES_PER_DOORBELL;
-        let mut walked = 0;
-        while at != producer && walked < DESCRIPTORS_PER_DOORBELL {
-            walked = walked.wrapping_add(1);
+        while at != producer {
+            let Some(left) = self.progress.descriptors.checked_sub(1) else {
+                break;
+            };
+            if self.progress.bytes >= SLICE && frame.is_none() {
+                self.progress.postpone(ring);
+                break;
+            }
+            self.progress.descriptors = left;
             let raw = fetch(&mut self.host, base, at.slot());
             at = at.next();
             match raw {
@@ -115,7 +213,7 @@ impl<H: Host> Device<H> {
                     let descriptor = TransmitDescriptor::from_bytes(&raw);
                     self.gather(descriptor, &mut frame);
                     if descriptor.flags.contains(TransmitFlags::END) {
-                        self.finish(frame.take(), &mut room);
+                        self.finish(frame.take());
                         done = at;
                     }
                 }
@@ -126,7 +224,7 @@ impl<H: Host> Device<H> {
                 }
             }
         }
-        if walked == DESCRIPTORS_PER_DOORBELL && done == before {
+        if self.progress.descriptors == 0 && done == before {
             // A whole ring without an end is no frame.
             self.malformed();
             done = at;
@@ -175,7 +273,7 @@ impl<H: Host> Device<H> {
     }
 
     /// A frame is complete: does what its flags say, and sends it.
-    fn finish(&mut self, frame: Option<Gathered>, room: &mut usize) {
+    fn finish(&mut self, frame: Option<Gathered>) {
         let Some(Gathered {
             first,
             mut data,
@@ -192,7 +290,7 @@ impl<H: Host> Device<H> {
         if first.flags.contains(TransmitFlags::SEGMENT) {
             self.activity.segmented = self.activity.segmented.wrapping_add(1);
             let cut = segmentation::segment(&data, first.mss.into(), |segment| {
-                self.emit(segment, vlan, room);
+                self.emit(segment, vlan);
             });
             if !cut {
                 self.malformed();
@@ -212,16 +310,17 @@ impl<H: Host> Device<H> {
                 }
             }
         }
-        self.emit(data, vlan, room);
+        self.emit(data, vlan);
     }
 
     /// Puts a frame on the wire, or on the way back in.
-    fn emit(&mut self, mut frame: Vec<u8>, vlan: Option<u16>, room: &mut usize) {
-        let Some(left) = room.checked_sub(1) else {
+    fn emit(&mut self, mut frame: Vec<u8>, vlan: Option<u16>) {
+        let Some(left) = self.progress.frames.checked_sub(1) else {
             self.malformed();
             return;
         };
-        *room = left;
+        self.progress.frames = left;
+        self.progress.bytes = self.progress.bytes.saturating_add(frame.len());
         if let Some(tag) = vlan {
             if let Some((addresses, rest)) = frame.split_at_checked(12) {
                 let mut tagged = Vec::with_capacity(frame.len().wrapping_add(4));
@@ -271,6 +370,9 @@ mod tests {
     fn doorbell(rig: &mut Rig, producer: u16) {
         rig.write16(BIDX, producer);
         rig.write32(BSEQ, 0);
+        while rig.device.unfinished() {
+            rig.device.resume();
+        }
     }
 
     fn consumer(rig: &mut Rig) -> u16 {
@@ -415,6 +517,34 @@ mod tests {
         doorbell(&mut rig, 0x100);
         assert_eq!(rig.sent().len(), super::FRAMES_PER_DOORBELL);
         assert_eq!(consumer(&mut rig), 0x100);
+    }
+
+    #[test]
+    fn a_burst_is_sent_in_slices_and_a_pause_holds_it_for_a_while() {
+        let mut rig = rig();
+        rig.put(DATA, &[1; 60_000]);
+        for slot in 0..100 {
+            descriptor(&mut rig, slot, DATA, 60_000, 0, START | END);
+        }
+        rig.write16(BIDX, 100);
+        rig.write32(BSEQ, 0);
+        assert_eq!((rig.sent().len(), consumer(&mut rig)), (3, 3));
+        rig.device.set_paused(true);
+        assert!(!rig.device.unfinished());
+        rig.write32(BSEQ, 0);
+        assert_eq!(rig.sent().len(), 0);
+        rig.device.set_paused(false);
+        assert_eq!((rig.sent().len(), consumer(&mut rig)), (3, 6));
+        assert!(rig.device.unfinished());
+        rig.device.resume();
+        assert_eq!(rig.sent().len(), 3);
+        rig.device.set_paused(true);
+        let due = rig.device.deadline().unwrap();
+        rig.device.advance(due);
+        while rig.device.unfinished() {
+            rig.device.resume();
+        }
+        assert_eq!((rig.sent().len(), consumer(&mut rig)), (91, 100));
     }
 
     #[test]

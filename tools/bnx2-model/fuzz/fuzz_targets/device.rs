@@ -54,6 +54,7 @@ enum Step {
     Advance { millis: u16 },
     Cable(bool),
     Swallow(bool),
+    Pause(bool),
     Mode(u8),
     Unmask,
     Mask,
@@ -280,6 +281,7 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
             }
             Step::Cable(cable) => device.set_cable(cable),
             Step::Swallow(swallow) => device.set_swallow(swallow),
+            Step::Pause(paused) => device.set_paused(paused),
             Step::Mode(mode) => {
                 device.host_mut().mode = match mode % 4 {
                     0 => InterruptMode::None,
@@ -293,6 +295,12 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
             Step::Reset => device.power_on(),
             Step::Open => open(&mut device),
         }
+        for _ in 0..8 * 256 {
+            if device.unfinished() {
+                device.resume();
+            }
+        }
+        assert!(!device.unfinished());
         assert!(device.host_mut().sent <= FRAMES);
     }
     let _ = device.state();
