@@ -14,7 +14,7 @@ use crate::registers::{Blocks, GRC_SIZE, RegisterFile, bit, constant, pci, reg};
 use crate::rss::Indirection;
 use crate::statistics::Statistics;
 use crate::transmit::{Progress, RingIndices, TransmitRing};
-use log::{debug, info, warn};
+use log::{debug, warn};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -132,6 +132,8 @@ pub struct Device<H> {
     statistics_due: Option<Duration>,
     pub(crate) activity: Activity,
     pub(crate) swallow: bool,
+    /// Whether the guest's memory is shared has been looked at.
+    pub(crate) looked_at_memory: bool,
     faults: VecDeque<DmaFault>,
 }
 
@@ -161,6 +163,7 @@ impl<H: Host> Device<H> {
             statistics_due: None,
             activity: Activity::default(),
             swallow: false,
+            looked_at_memory: false,
             faults: VecDeque::new(),
         };
         bootcode::start(&mut device.registers, settings.mac);
@@ -175,6 +178,7 @@ impl<H: Host> Device<H> {
     /// A reset by the bus: all but the flash as at power-on.
     pub fn power_on(&mut self) {
         self.reset_chip();
+        self.looked_at_memory = false;
         self.config.power_on();
         self.registers.power_on();
         self.nvram.reset();
@@ -596,7 +600,7 @@ impl<H: Host> Device<H> {
         let done = value & mdio::KEPT | u32::from(data);
         self.registers.set(reg::EMAC_MDIO_COMM, done);
         if before != self.phy.link() {
-            info!(
+            debug!(
                 "{}: link {}",
                 self.settings.mac,
                 if before { "down" } else { "up" }

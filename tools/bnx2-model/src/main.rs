@@ -110,9 +110,22 @@ struct Plan {
     wire: Option<Endpoint>,
 }
 
+/// Sockets that were made, and are to go with us.
+#[derive(Default)]
+struct Sockets(Vec<PathBuf>);
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Makes the NICs and serves them. Returns when a signal has come.
 fn run(plans: Vec<Plan>, common: &Common) -> Result<(), String> {
     let service = Service::new().map_err(|error| format!("epoll: {error}"))?;
+    let mut sockets = Sockets::default();
     let mut endpoints = Vec::new();
     let mut nics = Vec::new();
     for (number, plan) in plans.into_iter().enumerate() {
@@ -133,12 +146,13 @@ fn run(plans: Vec<Plan>, common: &Common) -> Result<(), String> {
             Some(endpoint) => Wire::open(endpoint, &bell.registry, service.wire_token(number))
                 .map_err(|error| format!("{endpoint:?}: {error}"))?,
         };
-        // Sockets that were made go with their endpoints, should a later step fail.
+        sockets.0.extend(wire.listens_at().map(Into::into));
         endpoints.push(transport::Endpoint::bind(
             &plan.socket,
             common.bar_size,
             common.msix,
         )?);
+        sockets.0.push(plan.socket.clone());
         let device = Device::new(VfioHost::default(), settings);
         let name = format!("nic{number}");
         nics.push(Arc::new(Nic::new(name, plan.socket, device, wire, bell)));
@@ -151,17 +165,7 @@ fn run(plans: Vec<Plan>, common: &Common) -> Result<(), String> {
         }
     }
     let listener = common.control.as_deref().map(control::bind).transpose()?;
-    let made: Vec<PathBuf> = nics
-        .iter()
-        .flat_map(|nic| {
-            [
-                Some(nic.socket.clone()),
-                nic.wire.listens_at().map(Into::into),
-            ]
-        })
-        .chain([common.control.clone()])
-        .flatten()
-        .collect();
+    sockets.0.extend(common.control.clone());
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])
         .map_err(|error| format!("signal handlers: {error}"))?;
 
@@ -181,9 +185,6 @@ fn run(plans: Vec<Plan>, common: &Common) -> Result<(), String> {
     let _ = writeln!(output, "ready").and_then(|()| output.flush());
     let signal = signals.forever().next();
     log::info!("signal {signal:?}");
-    for path in made {
-        let _ = std::fs::remove_file(path);
-    }
     Ok(())
 }
 
@@ -231,7 +232,10 @@ fn act(command: Command) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("info,vfio_user=warn"),
+    )
+    .init();
     match act(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,10 +8,11 @@ use crate::headers::{Packet, TCP, VLAN};
 use crate::host::{DmaFault, Host};
 use crate::mac::MacAddress;
 use crate::registers::{Blocks, SortRule, bit, reg};
-use crate::ring::BufferChain;
+use crate::ring::{BufferChain, DESCRIPTOR};
 use crate::rss;
 use crate::transmit::{RingIndices, SHORTEST};
 use bitflags::bitflags;
+use log::warn;
 use std::collections::VecDeque;
 
 /// Bytes of the frame check sequence.
@@ -305,6 +306,7 @@ impl<H: Host> Device<H> {
         if !self.dma_open() {
             return;
         }
+        self.check_shared(ring);
         while let Some(frame) = self
             .receive
             .get_mut(ring)
@@ -317,6 +319,23 @@ impl<H: Host> Device<H> {
                 return;
             }
             self.waiting_bytes = self.waiting_bytes.saturating_sub(frame.buffer.len());
+        }
+    }
+
+    /// Looks at the first descriptor that software says it has written. QEMU gives
+    /// a file for memory that it maps privately, too, and that stays zero.
+    fn check_shared(&mut self, ring: usize) {
+        let Some(ring) = self.receive.get(ring).filter(|_| !self.looked_at_memory) else {
+            return;
+        };
+        if let Ok(Some(raw)) = ring.buffers.peek(&mut self.host) {
+            self.looked_at_memory = true;
+            if raw == [0; DESCRIPTOR] {
+                warn!(
+                    "descriptors are all zero, so guest memory is not shared, and there will be \
+                     no packets and no interrupts; fix: share=on for QEMU's memory backend"
+                );
+            }
         }
     }
 

@@ -183,15 +183,25 @@ impl BufferChain {
         }
     }
 
+    /// The next descriptor as it is in memory, if there is one.
+    pub fn peek(
+        &self,
+        memory: &mut impl GuestMemory,
+    ) -> Result<Option<[u8; DESCRIPTOR]>, DmaFault> {
+        if self.available() == 0 {
+            return Ok(None);
+        }
+        fetch(memory, self.page, self.consumer.slot()).map(Some)
+    }
+
     /// Takes the next buffer. The ring stays as it was if that fails.
     pub fn take(
         &mut self,
         memory: &mut impl GuestMemory,
     ) -> Result<Option<ReceiveDescriptor>, DmaFault> {
-        if self.available() == 0 {
+        let Some(raw) = self.peek(memory)? else {
             return Ok(None);
-        }
-        let raw = fetch(memory, self.page, self.consumer.slot())?;
+        };
         let next = self.consumer.next();
         if next.slot() == 0 {
             self.page = address(&fetch(memory, self.page, LINK_SLOT)?);
