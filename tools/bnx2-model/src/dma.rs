@@ -233,6 +233,21 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_takes_the_place_of_what_it_overlaps() {
+        let file = file();
+        let mut table = DmaTable::default();
+        let mut data = [0; 1];
+        table.map(0x10000, 0x2000, clone(&file, 0), true);
+        table.map(0x11000, 0x1000, clone(&file, 0x2000), true);
+        assert!(table.read(0x10000, &mut data).is_err());
+        table.read(0x11000, &mut data).unwrap();
+        assert_eq!(data, [2]);
+        table.map(0x11000, 0x1000, clone(&file, 0x1000), true);
+        table.read(0x11000, &mut data).unwrap();
+        assert_eq!((data, table.mappings.len()), ([1], 1));
+    }
+
+    #[test]
     fn nonsense_is_not_mapped() {
         let file = file();
         let mut table = DmaTable::default();

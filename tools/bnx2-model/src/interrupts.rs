@@ -284,9 +284,10 @@ impl<H: Host> Device<H> {
         match mode {
             InterruptMode::None => return,
             InterruptMode::Intx => {
-                if self.coalescing.intx.assert() {
-                    self.host.signal_intx();
+                if !self.coalescing.intx.assert() {
+                    return;
                 }
+                self.host.signal_intx();
             }
             InterruptMode::Msi | InterruptMode::Msix => {
                 state.masked = one_shot;
