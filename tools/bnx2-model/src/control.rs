@@ -3,12 +3,12 @@
 
 use crate::nic::Nic;
 use log::warn;
-use serde_json::{Map, Value, json};
+use serde_json::{json, Map, Value};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a line at most.

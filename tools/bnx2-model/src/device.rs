@@ -10,7 +10,7 @@ use crate::mac::MacAddress;
 use crate::nvram::Nvram;
 use crate::phy::Phy;
 use crate::receive::ReceiveRing;
-use crate::registers::{Blocks, GRC_SIZE, RegisterFile, bit, constant, pci, reg};
+use crate::registers::{bit, constant, pci, reg, Blocks, RegisterFile, GRC_SIZE};
 use crate::rss::Indirection;
 use crate::statistics::Statistics;
 use crate::transmit::{Progress, RingIndices, TransmitRing};

@@ -5,7 +5,7 @@ use crate::bytes::put;
 use crate::config_space::MSIX_VECTORS;
 use crate::device::Device;
 use crate::host::{Host, InterruptMode};
-use crate::registers::{CoalescingCommand, InterruptAck, bit, reg};
+use crate::registers::{bit, reg, CoalescingCommand, InterruptAck};
 use serde::Serialize;
 
 /// Bytes between the status blocks of vectors.

@@ -3,7 +3,7 @@
 //! firmware for their driver.
 
 use bnx2_model::config_space::Layout;
-use bnx2_model::device::{Device, SMALLEST_BAR, Settings};
+use bnx2_model::device::{Device, Settings, SMALLEST_BAR};
 use bnx2_model::mac::MacAddress;
 use bnx2_model::nic::Nic;
 use bnx2_model::service::Service;

@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::headers::{Packet, TCP, VLAN};
 use crate::host::{DmaFault, Host};
 use crate::mac::MacAddress;
-use crate::registers::{Blocks, SortRule, bit, reg};
+use crate::registers::{bit, reg, Blocks, SortRule};
 use crate::ring::{BufferChain, DESCRIPTOR};
 use crate::rss;
 use crate::transmit::{RingIndices, SHORTEST};
@@ -266,7 +266,11 @@ impl<H: Host> Device<H> {
         header.status |= FrameStatus::HASH;
         // Ring 0 is for what has no hash.
         let ring = self.indirection.ring(hash).wrapping_add(1);
-        if ring < RINGS { ring } else { 0 }
+        if ring < RINGS {
+            ring
+        } else {
+            0
+        }
     }
 
     fn store_or_wait(&mut self, ring: usize, frame: Received) {
@@ -400,7 +404,7 @@ impl<H: Host> Device<H> {
 mod tests {
     use crate::bytes::le32;
     use crate::host::InterruptMode;
-    use crate::testing::{self, RX_PAGES, RX_RING, Rig, STATUS, ipv4, ipv6};
+    use crate::testing::{self, ipv4, ipv6, Rig, RX_PAGES, RX_RING, STATUS};
 
     const BDIDX: u64 = 0x1_0004;
     const BSEQ: u64 = 0x1_0008;

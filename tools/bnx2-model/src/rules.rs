@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules that harm frames on their way, for tests.
 
-use crate::headers::{Packet, ether_type};
+use crate::headers::{ether_type, Packet};
 use serde::Serialize;
 use std::time::Duration;
 

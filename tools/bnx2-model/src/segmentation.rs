@@ -2,7 +2,7 @@
 //! TCP segmentation: one large packet in, the segments of it out.
 
 use crate::bytes::{be16, be32, put_be16, put_be32};
-use crate::headers::{Packet, TCP, Version};
+use crate::headers::{Packet, Version, TCP};
 use bitflags::bitflags;
 
 /// Bytes of payload that a segment is never made smaller than, lest one

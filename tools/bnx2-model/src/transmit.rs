@@ -3,10 +3,10 @@
 
 use crate::context::RINGS;
 use crate::device::Device;
-use crate::headers::{ETHERNET, Packet, VLAN};
+use crate::headers::{Packet, ETHERNET, VLAN};
 use crate::host::Host;
 use crate::registers::Blocks;
-use crate::ring::{RingIndex, TransmitDescriptor, TransmitFlags, fetch};
+use crate::ring::{fetch, RingIndex, TransmitDescriptor, TransmitFlags};
 use crate::segmentation;
 use serde::Serialize;
 use std::time::Duration;
@@ -352,7 +352,7 @@ mod tests {
     use crate::bytes::put_be16;
     use crate::headers::Packet;
     use crate::host::InterruptMode;
-    use crate::testing::{self, Rig, STATUS, TX_RING, ipv4, ipv6};
+    use crate::testing::{self, ipv4, ipv6, Rig, STATUS, TX_RING};
 
     const BIDX: u64 = 0x1_1088;
     const BSEQ: u64 = 0x1_1090;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_user::Client;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 const BAR: u32 = 0;
 const CONFIG: u32 = 7;

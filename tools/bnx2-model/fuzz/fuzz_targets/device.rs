@@ -21,10 +21,9 @@ const FRAMES: usize = 8 * 0x4000;
 
 /// Registers that do something, beside those that are hit by chance.
 const REGISTERS: &[u32] = &[
-    0x68, 0x78, 0x80, 0x84, 0x88, 0x8c, 0x800, 0x810, 0x814, 0x8c8, 0x1000, 0x101c, 0x1020,
-    0x10c8, 0x1400, 0x1408, 0x1410, 0x1414, 0x149c, 0x14ac, 0x14c8, 0x14d0, 0x1820, 0x201c, 0x2048,
-    0x204c, 0x6400, 0x6408, 0x640c, 0x6420, 0x6800, 0x6808, 0x680c, 0x6810, 0x6814, 0x6818, 0x681c,
-    0x6844,
+    0x68, 0x78, 0x80, 0x84, 0x88, 0x8c, 0x800, 0x810, 0x814, 0x8c8, 0x1000, 0x101c, 0x1020, 0x10c8,
+    0x1400, 0x1408, 0x1410, 0x1414, 0x149c, 0x14ac, 0x14c8, 0x14d0, 0x1820, 0x201c, 0x2048, 0x204c,
+    0x6400, 0x6408, 0x640c, 0x6420, 0x6800, 0x6808, 0x680c, 0x6810, 0x6814, 0x6818, 0x681c, 0x6844,
 ];
 
 /// Words of contexts that say where rings are.
@@ -40,18 +39,60 @@ const DOORBELLS: &[u32] = &[
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Register { which: u8, value: u32 },
-    Context { which: u8, value: u32 },
-    Doorbell { which: u8, value: u16 },
-    Write { offset: u32, value: u32 },
-    WriteBytes { offset: u64, data: [u8; 3], short: u8 },
-    Read { offset: u64, length: u8 },
-    Config { offset: u16, value: u32 },
-    Memory { offset: u16, data: [u8; 16] },
-    Descriptor { page: u8, slot: u8, address: u16, length: u16, mss: u16, flags: u16 },
-    Receive { frame: Vec<u8>, length: u16 },
-    Packet { v6: bool, tcp: bool, length: u16, extension: u8 },
-    Advance { millis: u16 },
+    Register {
+        which: u8,
+        value: u32,
+    },
+    Context {
+        which: u8,
+        value: u32,
+    },
+    Doorbell {
+        which: u8,
+        value: u16,
+    },
+    Write {
+        offset: u32,
+        value: u32,
+    },
+    WriteBytes {
+        offset: u64,
+        data: [u8; 3],
+        short: u8,
+    },
+    Read {
+        offset: u64,
+        length: u8,
+    },
+    Config {
+        offset: u16,
+        value: u32,
+    },
+    Memory {
+        offset: u16,
+        data: [u8; 16],
+    },
+    Descriptor {
+        page: u8,
+        slot: u8,
+        address: u16,
+        length: u16,
+        mss: u16,
+        flags: u16,
+    },
+    Receive {
+        frame: Vec<u8>,
+        length: u16,
+    },
+    Packet {
+        v6: bool,
+        tcp: bool,
+        length: u16,
+        extension: u8,
+    },
+    Advance {
+        millis: u16,
+    },
     Cable(bool),
     Swallow(bool),
     Pause(bool),
@@ -115,7 +156,11 @@ impl InterruptLines for Host {
     }
 
     fn vectors(&self) -> usize {
-        if self.mode == InterruptMode::Msix { 9 } else { 1 }
+        if self.mode == InterruptMode::Msix {
+            9
+        } else {
+            1
+        }
     }
 
     fn signal_intx(&mut self) {}
@@ -157,7 +202,12 @@ fn open(device: &mut Device<Host>) {
     ] {
         write32(device, offset, value);
     }
-    for (address, value) in [(0xa5c, 0x4000), (0x14, 0x5000), (0x54, 0x6000), (0x214, 0x7000)] {
+    for (address, value) in [
+        (0xa5c, 0x4000),
+        (0x14, 0x5000),
+        (0x54, 0x6000),
+        (0x214, 0x7000),
+    ] {
         context(device, address, value);
     }
     write32(device, 0x1_0004, 200);
@@ -191,7 +241,9 @@ fn packet(v6: bool, tcp: bool, length: u16, extension: u8) -> Vec<u8> {
         frame.extend(length.to_be_bytes());
         frame.extend([0, 0, 0, 0, 64, protocol, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
     }
-    frame.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, extension, 0x19, 0, 0, 0, 0, 0, 0]);
+    frame.extend([
+        0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, extension, 0x19, 0, 0, 0, 0, 0, 0,
+    ]);
     frame.resize(frame.len().max(usize::from(length)) % 0x2800, 3);
     frame
 }
@@ -200,13 +252,20 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
     let (msix, steps) = input;
     let host = Host {
         memory: vec![0; MEMORY],
-        mode: if msix { InterruptMode::Msix } else { InterruptMode::Msi },
+        mode: if msix {
+            InterruptMode::Msix
+        } else {
+            InterruptMode::Msi
+        },
         sent: 0,
         shut: false,
     };
     let settings = Settings {
         mac: MacAddress([2, 0, 0, 0, 0, 1]),
-        layout: Layout { bar_size: 1 << 25, msix },
+        layout: Layout {
+            bar_size: 1 << 25,
+            msix,
+        },
         fifo: 1 << 16,
     };
     let mut device = Device::new(host, settings);
@@ -230,7 +289,11 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                 write32(&mut device, pick(DOORBELLS, which), value.into());
             }
             Step::Write { offset, value } => write32(&mut device, offset & 0x1_ffff, value),
-            Step::WriteBytes { offset, data, short } => {
+            Step::WriteBytes {
+                offset,
+                data,
+                short,
+            } => {
                 let length = usize::from(short % 4);
                 device.write_bar(offset, &data[..length]);
                 device.write_bar(offset & 0x1_ffff, &data[..length]);
@@ -251,7 +314,14 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                 let end = (start + 16).min(memory.len());
                 memory[start..end].copy_from_slice(&data[..end - start]);
             }
-            Step::Descriptor { page, slot, address, length, mss, flags } => {
+            Step::Descriptor {
+                page,
+                slot,
+                address,
+                length,
+                mss,
+                flags,
+            } => {
                 let words = [
                     0,
                     address.into(),
@@ -268,7 +338,12 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                 frame.resize(usize::from(length) % 0x3000, 0x11);
                 device.receive([frame]);
             }
-            Step::Packet { v6, tcp, length, extension } => {
+            Step::Packet {
+                v6,
+                tcp,
+                length,
+                extension,
+            } => {
                 let frame = packet(v6, tcp, length, extension);
                 let memory = &mut device.host_mut().memory;
                 let end = (0x8000 + frame.len()).min(memory.len());
