@@ -14,6 +14,7 @@ use bitflags::bitflags;
 use log::{debug, error, info, warn};
 use mio::unix::SourceFd;
 use mio::Interest;
+use rustix::fs::{fcntl_getfl, fcntl_setfl, OFlags};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -75,11 +76,23 @@ impl VfioHost {
     }
 }
 
-/// Adds 1 to an eventfd. That cannot block but after 2^64 - 2 of these.
+/// What the client has sent as an eventfd, so that nobody waits for it.
+fn nonblocking(file: File) -> Option<File> {
+    let set = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::NONBLOCK));
+    match set {
+        Ok(()) => Some(file),
+        Err(error) => {
+            warn!("an eventfd is no good: {error}");
+            None
+        }
+    }
+}
+
+/// Adds 1 to an eventfd.
 fn signal(eventfd: Option<&File>) {
     if let Some(mut eventfd) = eventfd {
         if let Err(error) = eventfd.write_all(&1u64.to_ne_bytes()) {
-            warn!("an interrupt is lost: {error}");
+            debug!("an interrupt is lost: {error}");
         }
     }
 }
@@ -248,7 +261,7 @@ impl Backend {
     }
 
     fn set_intx(&self, set: IrqSet, fds: Vec<File>) {
-        let eventfd = fds.into_iter().next();
+        let eventfd = fds.into_iter().next().and_then(nonblocking);
         if set.contains(IrqSet::EVENTFD | IrqSet::UNMASK) {
             self.set_resample(eventfd);
         } else if set.contains(IrqSet::UNMASK) {
@@ -279,7 +292,7 @@ impl Backend {
             };
             if set.contains(IrqSet::EVENTFD) {
                 for vector in vectors.iter_mut().skip(start as usize).take(count as usize) {
-                    *vector = fds.next();
+                    *vector = fds.next().and_then(nonblocking);
                 }
             } else if count == 0 {
                 vectors.iter_mut().for_each(|vector| *vector = None);
