@@ -82,6 +82,10 @@ pub struct Activity {
     pub too_long: u64,
     /// DMA accesses that did not happen.
     pub faults: u64,
+    /// Times that the other end of the wire has asked for a pause.
+    pub pauses: u64,
+    /// Pauses that it has not ended itself.
+    pub pauses_expired: u64,
     /// Resets of the chip by software.
     pub chip_resets: u64,
     /// Accesses of a width that no register has.

@@ -140,6 +140,7 @@ impl<H: Host> Device<H> {
     /// The other end of the wire has no room for more frames, or has it again.
     pub fn set_paused(&mut self, paused: bool) {
         if paused {
+            self.activity.pauses = self.activity.pauses.wrapping_add(1);
             self.progress.paused = Some(self.now().saturating_add(LONGEST_PAUSE));
         } else if self.progress.paused.take().is_some() {
             self.transmit_all();
@@ -149,6 +150,7 @@ impl<H: Host> Device<H> {
     /// Ends a pause that has lasted too long.
     pub(crate) fn advance_pause(&mut self) {
         if self.progress.paused.is_some_and(|end| end <= self.now()) {
+            self.activity.pauses_expired = self.activity.pauses_expired.wrapping_add(1);
             self.set_paused(false);
         }
     }
