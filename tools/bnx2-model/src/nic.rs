@@ -49,6 +49,10 @@ impl PartialEq for Delayed {
 
 impl Eq for Delayed {}
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// How a NIC gets the service thread to look at it.
 pub struct Bell {
     /// Where file descriptors are registered.
@@ -159,8 +163,8 @@ impl Nic {
     /// Has the service thread look at `deadline`.
     fn expect(&self, deadline: Option<Duration>) {
         let Some(deadline) = deadline else { return };
-        let micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
-        if micros < self.expected.fetch_min(micros, Ordering::AcqRel) {
+        let deadline = micros(deadline);
+        if deadline < self.expected.fetch_min(deadline, Ordering::AcqRel) {
             // Should it fail, the thread looks a little later.
             let _ = self.bell.waker.wake();
         }
@@ -168,7 +172,6 @@ impl Nic {
 
     /// Does what is due. Returns how long until there is more.
     pub fn serve(&self) -> Option<Duration> {
-        self.expected.store(u64::MAX, Ordering::Release);
         let now = self.start.elapsed();
         let mut due = Vec::new();
         {
@@ -183,13 +186,15 @@ impl Nic {
                 Way::Rx => self.with(|device| device.receive([frame])),
             }
         }
-        let device = self.with(|device| device.deadline());
+        // What is due by now.
+        self.with(|_| ());
+        // From here on, who has something earlier wakes us. We do not wake ourselves.
+        self.expected.store(u64::MAX, Ordering::Release);
+        let device = locked(&self.device).deadline();
         let frame = locked(&self.delayed).peek().map(|next| next.due);
-        device
-            .into_iter()
-            .chain(frame)
-            .min()
-            .map(|due| due.saturating_sub(self.start.elapsed()))
+        let next = device.into_iter().chain(frame).min()?;
+        self.expected.fetch_min(micros(next), Ordering::AcqRel);
+        Some(next.saturating_sub(self.start.elapsed()))
     }
 
     /// Does something with the rules.
@@ -232,5 +237,85 @@ impl Nic {
         }
         drop(delayed);
         self.expect(Some(due));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config_space::Layout;
+    use crate::device::Settings;
+    use crate::mac::MacAddress;
+    use mio::{Events, Poll, Token};
+
+    fn nic(poll: &Poll) -> Nic {
+        let settings = Settings {
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            layout: Layout {
+                bar_size: 1 << 25,
+                msix: false,
+            },
+            fifo: 1 << 16,
+        };
+        Nic::new(
+            "nic0".into(),
+            PathBuf::new(),
+            Device::new(VfioHost::default(), settings),
+            Wire::Nothing,
+            Bell {
+                registry: poll.registry().try_clone().unwrap(),
+                waker: Arc::new(Waker::new(poll.registry(), Token(0)).unwrap()),
+                resample: Token(1),
+            },
+        )
+    }
+
+    fn woken(poll: &mut Poll) -> bool {
+        let mut events = Events::with_capacity(4);
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        !events.is_empty()
+    }
+
+    #[test]
+    fn the_service_thread_is_woken_for_what_is_earlier_and_not_by_itself() {
+        let mut poll = Poll::new().unwrap();
+        let nic = nic(&poll);
+        assert_eq!(nic.serve(), None);
+        assert!(!woken(&mut poll));
+        // Statistics each 10 s.
+        nic.with(|device| device.write_register(0x6844, 10_000_000));
+        assert!(woken(&mut poll));
+        for _ in 0..3 {
+            assert!(nic.serve().unwrap() > Duration::from_secs(9));
+            assert!(!woken(&mut poll));
+        }
+        nic.with(|_| ());
+        assert!(!woken(&mut poll));
+        nic.with(|device| device.write_register(0x6844, 20_000));
+        assert!(woken(&mut poll));
+        assert!(nic.serve().unwrap() <= Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(25));
+        assert!(nic.serve().unwrap() > Duration::ZERO);
+        assert!(!woken(&mut poll));
+    }
+
+    #[test]
+    fn delayed_frames_are_due_in_order() {
+        let mut poll = Poll::new().unwrap();
+        let nic = nic(&poll);
+        for line in ["delay=40 times=1", "delay=20 times=1"] {
+            nic.with_rules(|rules| rules.add(line.split(' '))).unwrap();
+        }
+        nic.arrive(vec![vec![1; 60], vec![2; 60], vec![3; 60]]);
+        assert!(woken(&mut poll));
+        let received = |nic: &Nic| nic.with(|device| device.activity().received_while_shut);
+        assert_eq!(received(&nic), 1);
+        std::thread::sleep(nic.serve().unwrap());
+        let rest = nic.serve().unwrap();
+        assert_eq!(received(&nic), 2);
+        std::thread::sleep(rest);
+        assert_eq!(nic.serve(), None);
+        assert_eq!(received(&nic), 3);
     }
 }
