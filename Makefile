@@ -81,7 +81,7 @@ clean-objects:
 
 clean: clean-objects
 	@cd selftests && rm -f $$(sed -n 's/^TEST_GEN_PROGS\(_EXTENDED\)* := //p' Makefile)
-	@rm -rf out
+	@rm -rf out tools/bnx2-model/target tools/bnx2-model/fuzz/target
 
 clean-cache:
 	@$(SANDBOX) clean

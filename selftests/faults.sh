@@ -130,7 +130,7 @@ group()
 		return
 	fi
 	[[ $name != fork*nfs* ]] || program=fork_nfs
-	$program -n "$name" "$@"
+	"$program" -n "$name" "$@"
 	rc=$?
 	if ! pg_wait 10 pg_pins_are_back; then
 		ktap_print_msg "$name: $(pg_pins) pins held, $PG_PINS before"
