@@ -68,9 +68,25 @@ pg_finish()
 # delay on lo and the mounts are nobody else's, and go away with us
 pg_isolate()
 {
+	local pid status
+
 	[ -n "${PG_ISOLATED:-}" ] && return
 	[ "$(id -u)" = 0 ] || return
-	PG_ISOLATED=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc "$0" "$@"
+	# unshare ignores a signal, of kselftest's timeout say: it goes to all of the job, which
+	# then puts back what it has changed.
+	set -m
+	PG_ISOLATED=1 setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child \
+		--mount-proc "$0" "$@" <&0 &
+	pid=$!
+	set +m
+	trap 'kill -TERM -- -$pid' INT TERM
+	wait "$pid"
+	status=$?
+	while kill -0 "$pid" 2>/dev/null; do	# a signal ended the wait
+		wait "$pid"
+		status=$?
+	done
+	exit $status
 }
 
 # pg_run NAME COMMAND... - a test that is a program: its exit status is the result
