@@ -292,12 +292,11 @@ no_window_is_open()
 # CPU time of the kernel's workers: rpciod, xprtiod and nfsiod are workqueues
 #
 
-# in clock ticks
+# each, and its clock ticks
 workers()
 {
 	cat /proc/self/fd/"$PROC"/[1-9]*/stat 2>/dev/null | awk '
-		/\((kworker\/|nfsd)/ { sub(/.*\) /, ""); sum += $12 + $13 }
-		END { print sum + 0 }'
+		/\((kworker\/|nfsd)/ { pid = $1; sub(/.*\) /, ""); print pid, $12 + $13 }'
 }
 
 uptime_ms()
@@ -311,13 +310,19 @@ uptime_ms()
 # workers_took COMMAND... - percent of one CPU that they take meanwhile, into TOOK
 workers_took()
 {
-	local ticks start ms
+	local start ms ticks rc
 
-	ticks=$(workers) start=$(uptime_ms)
+	start=$(uptime_ms)
+	workers >"$PG_TMP/workers"
 	"$@"
-	ticks=$(($(workers) - ticks)) ms=$(($(uptime_ms) - start))
+	rc=$?
+	# They come and go. One that goes has been idle for minutes.
+	ticks=$(workers | awk 'NR == FNR { before[$1] = $2; next } { sum += $2 - before[$1] }
+		END { print sum + 0 }' "$PG_TMP/workers" -)
+	ms=$(($(uptime_ms) - start))
 	TOOK=$((ticks * 100000 / $(getconf CLK_TCK) / ms))
 	say "the kernel's workers took $TOOK % of a CPU for $ms ms: $*"
+	return $rc
 }
 
 #
