@@ -22,6 +22,7 @@ help:
 	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
 	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
 	@echo 'make modules_install KDIR=TREE    install these'
+	@echo 'make bnx2-firmware    what the bnx2 driver loads, from Debian (not free); else a stub'
 	@echo 'make rustdoc    HTML of the Rust API'
 	@echo 'make KERNEL=debug ...             in the sandbox with a kernel that complains; it is'
 	@echo '                built once, in a quarter of an hour'
@@ -55,13 +56,23 @@ kselftest:
 	$(MAKE) $(QUIET) -C selftests KSFT='$(KDIR)/tools/testing/selftests' \
 		KDIR='$(KDIR)' INSTALL_PATH='$(CURDIR)/out/kselftest' $$args \
 		CONFIG_DEBUG_INFO_BTF_MODULES= install
+
+# A NIC for the VM.
+bnx2-model:
+	@cargo build --quiet --release --locked --target-dir out/bnx2-model \
+		--manifest-path tools/bnx2-model/Cargo.toml
 else
-modules rustdoc kselftest:
+modules rustdoc kselftest bnx2-model:
 	@$(SANDBOX) enter make -j$$(nproc) $@
 
 modules_install:
 	@echo 'pin_guard: modules_install needs a kernel; fix: KDIR=/lib/modules/$$(uname -r)/build or another prepared tree' >&2; exit 1
 endif
+
+bnx2-firmware: out/firmware-debian
+out/firmware-debian:
+	@mkdir -p out
+	@$(SANDBOX) enter tools/bnx2-model/debian-firmware $@
 
 check:
 	@$(SANDBOX) enter tools/check
@@ -86,5 +97,5 @@ clean: clean-objects
 clean-cache:
 	@$(SANDBOX) clean
 
-.PHONY: help modules modules_install rustdoc kselftest check test soak compare demo bench vm clean \
-	clean-objects clean-cache
+.PHONY: help modules modules_install rustdoc kselftest bnx2-model bnx2-firmware check test soak compare \
+	demo bench vm clean clean-objects clean-cache

@@ -19,6 +19,7 @@ NET_AT=()
 NET_MARK=	# of pg_undo, while a link is up
 NET_BIN=	# where net_push has put the programs, at the other end
 NET_PORT=20808	# the peer's default
+NET_DRIVERS=(e1000 bnx2)	# of the 2008 reports: tested, or skipped with a reason
 NET_TOOLS=(ip tc ethtool nsenter ping)
 declare -A NET_NETEM=()
 
@@ -64,7 +65,8 @@ net_init()
 		net_check
 	elif [ -z "${PG_ISOLATED:-}" ]; then
 		# A driver that comes late has its NICs renamed.
-		pg_loaded e1000 || ! modprobe -q e1000 || udevadm settle -t 10 2>/dev/null
+		modprobe -q -a "${NET_DRIVERS[@]}"
+		udevadm settle -t 10 2>/dev/null
 		# The NICs are taken from this namespace.
 		exec {NET_OUTER}</proc/self/ns/net
 		export NET_OUTER NET_IDLE
@@ -76,18 +78,18 @@ net_init()
 # net_links - the links of this run, for net_up
 net_links()
 {
-	local links='lo veth e1000' driver dev
+	local links="lo veth ${NET_DRIVERS[*]}" driver dev
 	local -A nics=()
 
 	if [ -n "${NETIF:-}" ]; then
 		net_driver "$NETIF"
 		return
 	fi
-	# e1000 is always there, if only to be skipped with a reason.
 	while read -r driver dev; do
-		[ -n "${nics[${driver:-e1000}]:-}" ] && [[ " $links " != *" $driver "* ]] &&
+		[ -n "$driver" ] || continue
+		[ -n "${nics[$driver]:-}" ] && [[ " $links " != *" $driver "* ]] &&
 			links+=" $driver"
-		nics[${driver:-e1000}]=$dev
+		nics[$driver]=$dev
 	done <<<"${NET_IDLE:-}"
 	echo "$links"
 }
