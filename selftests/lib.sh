@@ -48,7 +48,8 @@ pg_start()
 	ktap_print_header
 	[ "$(id -u)" = 0 ] || pg_skip_all "must be root"
 	trap pg_cleanup EXIT
-	trap 'exit 1' INT TERM
+	# kselftest's timeout signals more than once.
+	trap 'trap "" INT TERM; exit 1' INT TERM
 	mkdir -p "$PG_RUN"
 	PG_TMP=$(mktemp -d) && pg_undo rm -rf "$PG_TMP"
 	ktap_print_msg "kernel: $(uname -r)"
