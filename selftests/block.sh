@@ -11,7 +11,7 @@ FILESYSTEMS=(ext4 xfs)
 
 pg_isolate "$@"
 pg_start $((${#FILESYSTEMS[@]} * 3 + 2))
-pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 modprobe dm-delay 2>/dev/null || pg_skip_all "no dm-delay.ko"
 pg_memory 24

@@ -20,7 +20,7 @@ pg_start $((2 * (LOCAL * ${#FILESYSTEMS[@]} + XFS + NFS * ${#VERSIONS[@]}) + 2 +
 for m in pin_guard pin_guard_dma; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
-pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 modprobe dm-flakey 2>/dev/null
 pg_memory 32

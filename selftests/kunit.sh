@@ -14,7 +14,7 @@ pg_start $((${#SUITES[@]} + 5))
 pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
 [ -d /sys/module/kunit ] || pg_skip_all "this kernel has no KUnit"
 [ -d "$KUNIT" ] || pg_skip_all "this kernel has no CONFIG_KUNIT_DEBUGFS"
-pg_unload pin_guard_tx pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 
 # the suites that came with the module
 suites()

@@ -203,6 +203,12 @@ pg_unload()
 	done
 }
 
+# pg_unload_all - what a test that was ended has left, or somebody has loaded; or no test can run
+pg_unload_all()
+{
+	pg_unload pin_guard_dma pin_guard_tx pin_guard || pg_skip_all "pin_guard is loaded and busy"
+}
+
 # pg_counter NAME - from debugfs
 pg_counter()
 {

@@ -22,7 +22,7 @@ pg_start 14
 for m in pin_guard pin_guard_dma pin_guard_tx; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
-pg_unload pin_guard_dma pin_guard_tx pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 net_up lo >"$PG_TMP/why" || pg_skip_all "no loopback: $(<"$PG_TMP/why")"
 net_peer >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 health_begin

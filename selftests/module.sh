@@ -15,7 +15,7 @@ FTRACE=/proc/sys/kernel/ftrace_enabled
 pg_isolate "$@"
 pg_start 57
 pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
-pg_unload pin_guard_dma pin_guard test_klp_nfs || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 nfs_unload()
 {
 	umount "$MNT" 2>/dev/null
@@ -216,6 +216,7 @@ klp_gone()
 	echo 0 >/sys/kernel/livepatch/test_klp_nfs/enabled
 	pg_unload test_klp_nfs
 } 2>/dev/null
+pg_undo pg_wait 30 klp_gone
 NO_NFS="nfs_file_read: not protected: ."
 if ! pg_have test_klp_nfs; then
 	for t in "a livepatch on us is refused" "reads are kept after it" \

@@ -41,7 +41,7 @@ for link in "${LINKS[@]}"; do
 	esac
 done
 pg_start "$PLAN"
-pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 pg_memory 24
 health_begin
 DELAY=$(pg_delay 150)ms	# each way

@@ -31,7 +31,7 @@ pg_start $((${#LINKS[@]} * ${#TESTS[@]} + ${#ONCE[@]} + 2))
 for m in pin_guard pin_guard_tx; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
-pg_unload pin_guard_tx pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 pg_set /proc/sys/vm/nr_hugepages 8
 modprobe -q -a tls tcp_diag
 health_begin

@@ -41,7 +41,7 @@ pg_isolate "$@"
 ROUNDS=(control)
 pg_have pin_guard && ROUNDS+=(protected)
 pg_start $((${#SCENARIOS[@]} * 2 + 4))
-pg_unload pin_guard_dma pin_guard || pg_skip_all "pin_guard is loaded and busy"
+pg_unload_all
 health_begin
 
 declare -A OUTCOME=()	# of a scenario's control
