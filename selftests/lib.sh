@@ -382,17 +382,18 @@ pg_disk_down()
 # NFS from a server of our own, inside pg_isolate: on lo, or in another network namespace
 #
 
-# pg_delay MS - that, or more where processes take long: reads over such a delay are to be in
-# flight while they fork
+# pg_delay MS - that, or more where processes take long (the median of some): reads over such a
+# delay are to be in flight while they fork
 pg_delay()
 {
-	local true start=${EPOCHREALTIME//[!0-9]/} pace i
+	local true start pace i
 
 	true=$(type -P true)
-	for i in {1..20}; do
+	pace=$(for i in {1..21}; do
+		start=${EPOCHREALTIME//[!0-9]/}
 		"$true"
-	done
-	pace=$(((${EPOCHREALTIME//[!0-9]/} - start) / 20 / 40000))
+		echo $(((${EPOCHREALTIME//[!0-9]/} - start) / 40000))
+	done | sort -n | sed -n 11p)
 	echo "$(($1 * (pace < 1 ? 1 : pace > 8 ? 8 : pace)))"
 }
 
