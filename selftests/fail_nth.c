@@ -615,10 +615,10 @@ static void run(unsigned int n)
 	}
 }
 
-/* Of a hundred and more, many are for the same: a page of a huge page. */
+/* Of more than these, many are for the same: a page of a huge page. */
 static unsigned int next(unsigned int n)
 {
-	return n + (opt.control ? 10 : n < 100 ? 1 : n / 16);
+	return n + (opt.control ? 10 : n < 128 ? 1 : n / 16);
 }
 
 /* The file that is read. */

@@ -14,9 +14,10 @@ VERSIONS=(4.2 3)
 LOCAL=8		# tests of a file system
 XFS=9		# more of XFS
 NFS=3		# of it over one version of NFS
+NFS_GONE=5	# more over the first
 
 pg_isolate "$@"
-pg_start $((2 * (LOCAL * ${#FILESYSTEMS[@]} + XFS + NFS * ${#VERSIONS[@]}) + 2 + 2))
+pg_start $((2 * (LOCAL * ${#FILESYSTEMS[@]} + XFS + NFS * ${#VERSIONS[@]} + NFS_GONE) + 2 + 2))
 for m in pin_guard pin_guard_dma; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
@@ -36,6 +37,8 @@ health_begin
 
 RESUME="dmsetup --noudevsync resume --nolockfs $PG_DISK"
 SUSPEND="dmsetup --noudevsync suspend --nolockfs $PG_DISK"
+# It may wait for the log, and that for the device.
+SHUTDOWN="xfs_io -x -c 'shutdown' $DISK & sleep 0.3; $RESUME; wait"
 # switch TABLE - the command for it, which also ends a suspension
 switch()
 {
@@ -176,29 +179,51 @@ xfs_faults()
 # shutdown COMMAND OPTION... - of xfs_io; two tests
 shutdown()
 {
-	# It may wait for the log, and that for the device.
 	t "$1, in flight" -e either -A -b "$SUSPEND" \
-		-d "xfs_io -x -c '$1' $DISK & sleep 0.3; $RESUME; wait" "${DMA[@]}" "${@:2}"
+		-d "${SHUTDOWN/shutdown/$1}" "${DMA[@]}" "${@:2}"
 	c "$1, and back" again
 }
 
-# nfs_faults VERSION - $NFS tests
+# nfs_up VERSION, nfs_down VERSION - the disk, for a client
+nfs_up()
+{
+	pg_nfs_export disk && pg_nfs_mount "$1" "$PG_RUN/mnt/$1" disk
+}
+
+nfs_down()
+{
+	umount "$PG_RUN/mnt/$1" && exportfs -u "$PG_NFS_CLIENT:$DISK"
+}
+
+nfs_again()
+{
+	nfs_down "$1" && again && nfs_up "$1"
+}
+
+# nfs_faults VERSION - $NFS tests, with $NFS_GONE more
 nfs_faults()
 {
-	local opened=0 dir=$PG_RUN/mnt/$1 FS="nfs $1" FILE=$PG_RUN/mnt/$1/file WHY=$WHY
+	local opened=0 FS="nfs $1" FILE=$PG_RUN/mnt/$1/file WHY=$WHY
 	local drop="xfs_io -r -c 'fadvise -d 0 0' $DISK/file"	# the server reads from the disk
 
 	: "${WHY:=$SERVER}"
 	if [ -z "$WHY" ]; then
-		pg_nfs_export disk && pg_nfs_mount "$1" "$dir" disk || WHY="cannot mount NFS v$1"
+		nfs_up "$1" || WHY="cannot mount NFS v$1"
 		opened=$(pg_counter windows_opened 2>/dev/null)
+	fi
+	if [ "$1" = "${VERSIONS[0]}" ]; then
+		t "flakey error_reads" -s -b "$drop && $(switch error_reads)" -a "$(switch good)" \
+			"${CONTROL[@]}"
+		t "device gone, in flight" -s -e all -A -b "$drop && $SUSPEND" -d "$(switch gone)"
+		c "device gone, and back" nfs_again "$1"
+		t "shutdown, in flight" -s -e either -A -b "$drop && $SUSPEND" -d "$SHUTDOWN"
+		c "shutdown, and back" nfs_again "$1"
 	fi
 	t "bad sectors" -s -b "$drop && $(switch error)" -a "$(switch good)" "${CONTROL[@]}"
 	t "bad sectors, in flight" -s -b "$drop && $SUSPEND" -d "$(switch error)" \
 		-a "$(switch good)" "${CONTROL[@]}"
 	c "windows are closed" windows_closed "$opened"
-	[ -n "$WHY" ] || umount "$dir"
-	[ -n "$SERVER" ] || exportfs -u "$PG_NFS_CLIENT:$DISK" 2>/dev/null
+	[ -n "$WHY" ] || nfs_down "$1"
 }
 
 # windows_closed BEFORE - and there were some, if there can be

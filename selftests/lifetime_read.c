@@ -563,6 +563,7 @@ static void fork_at_the_limit(void)
 
 static void fork_beyond_the_limit(void)
 {
+	long kills = group_read("memory.events", "oom_kill");
 	pid_t child;
 	int err;
 
@@ -579,6 +580,8 @@ static void fork_beyond_the_limit(void)
 	complete();
 	if (err && err != ENOMEM)
 		wrong("fork: expected ENOMEM, came %s", strerror(err));
+	if (!err && group_read("memory.events", "oom_kill") == kills)
+		wrong("memory was not short: fork did not fail, and nobody was killed");
 	set_errno(err);
 	if (child > 0)
 		child_end(child);

@@ -13,7 +13,7 @@ MNT=$PG_RUN/mnt/module
 FTRACE=/proc/sys/kernel/ftrace_enabled
 
 pg_isolate "$@"
-pg_start 57
+pg_start 59
 pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
 pg_unload_all
 nfs_unload()
@@ -34,6 +34,11 @@ nfs_load()
 target()
 {
 	grep -q "^$1 $2" "$DEBUGFS/targets"
+}
+
+is_hooked()
+{
+	grep -q pin_guard /sys/kernel/tracing/enabled_functions
 }
 
 forkscrew()
@@ -124,7 +129,9 @@ for i in 1 2; do
 	nfs_load
 	reads_are_kept "nfs.ko reloaded ($i): reads are kept"
 done
+pg_check "has hooks and a debugfs directory" eval "is_hooked && [ -d $DEBUGFS ]"
 pg_check "unloads" pg_unload pin_guard
+pg_check "unloaded: they are gone" eval "! is_hooked && [ ! -e $DEBUGFS ]"
 reads_are_lost "unloaded: reads are lost"
 
 many_loads()

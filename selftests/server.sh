@@ -425,10 +425,18 @@ writes_end()
 	done
 }
 
+# requests over NFS on $MNT that were sent more than once
+sent_again()
+{
+	awk -v mnt="$MNT" '$1 == "device" { ours = $5 == mnt; again = ours ? 0 : again }
+		ours && /^\t *[A-Z_]+: / { again += $3 - $2 }
+		END { print again + 0 }' /proc/self/mountstats
+}
+
 # writes that the server does not take, and reads behind them
 stall()
 {
-	local busy
+	local busy again
 
 	# The requests are sent again, the connection is given up and made anew, by timeo.
 	pg_nfs_mount 3 "$MNT" disk rsize=65536,wsize=65536,timeo=10,retrans=2 || return
@@ -447,7 +455,10 @@ stall()
 		return 1
 	fi
 	await send_buffers_are_full || { say "the send buffers are full no more"; return 1; }
-	fsfreeze -u "$DISK" && reads_end right && writes_end && read_again
+	fsfreeze -u "$DISK" && reads_end right && writes_end && read_again || return
+	again=$(sent_again)
+	say "$again requests were sent again"
+	[ "$again" -gt 0 ]
 }
 
 race()
