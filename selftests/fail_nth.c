@@ -34,8 +34,9 @@
 #define CLEAN_RUNS	2	/* in a row: how many allocations there are varies by a few */
 #define MAX_N		20000
 #define MAX_ERRNO	200
-#define MAX_LATE	4	/* times that a run is tried again; by then a device takes 16 times as long */
-#define EXIT_LATE	5	/* of this program: over a slower link, please */
+#define MAX_LATE	4	/* times that a run is tried again, each with slower reads */
+#define MIN_LATENCY_MS	200
+#define MAX_LATENCY_MS	3200
 
 const char *peer_address;
 unsigned int send_mode;
@@ -43,7 +44,7 @@ unsigned int send_mode;
 static struct {
 	bool control, fill;
 	unsigned int limit_s, mode;
-	const char *name, *memory, *io, *target;
+	const char *name, *memory, *io, *target, *slow;
 	const struct operation *operation;
 } opt = {
 	.limit_s = 300, .mode = PIN_GUARD_DMA_WINDOW, .memory = "small", .io = "pread",
@@ -56,7 +57,7 @@ static struct report {
 	int err;
 	size_t lost;
 	char why[300];
-	unsigned int latency_ms;	/* that reads by the device need: kept */
+	unsigned int latency_ms;	/* that reads take: kept */
 } *report;
 
 static unsigned int nth;
@@ -327,7 +328,6 @@ static void run_fork(void)
 	}
 	area_check();
 	/* They were in flight, or this says nothing. */
-	report->latency_ms *= 1 + !!late;
 	if (late)
 		ended(LATE, "%u of %u reads were done before the fork", late, n);
 	if (err)
@@ -621,6 +621,19 @@ static unsigned int next(unsigned int n)
 	return n + (opt.control ? 10 : n < 128 ? 1 : n / 16);
 }
 
+/* Makes reads take so long: the device is asked for it, the link is set. */
+static void set_latency(unsigned int ms)
+{
+	char command[200];
+
+	report->latency_ms = ms < MAX_LATENCY_MS ? ms : MAX_LATENCY_MS;
+	if (!opt.slow)
+		return;
+	snprintf(command, sizeof(command), "%s %ums", opt.slow, report->latency_ms);
+	if (system(command))
+		ksft_exit_fail_msg("%s: failed\n", command);
+}
+
 /* The file that is read. */
 static int fill(const char *path)
 {
@@ -648,6 +661,7 @@ static void __noreturn usage(int status)
 	       "  -i, --io KIND       pread, libaio, ..., dma; fill, sum; readv, writev\n"
 	       "  -M, --mode N        of the device that is used\n"
 	       "  -a, --address A     of peer\n"
+	       "  -s, --slow CMD      makes reads take as long as is put behind it, in ms\n"
 	       "  -t, --limit S       a run that takes longer has failed (%u)\n", opt.limit_s);
 	for (i = 0; i < ARRAY_LEN(operations); i++)
 		printf("%-10s %s\n", operations[i].name, operations[i].what);
@@ -666,13 +680,14 @@ static void options(int argc, char **argv)
 		{ "io", required_argument, NULL, 'i' },
 		{ "mode", required_argument, NULL, 'M' },
 		{ "address", required_argument, NULL, 'a' },
+		{ "slow", required_argument, NULL, 's' },
 		{ "limit", required_argument, NULL, 't' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
 	int o;
 
-	while ((o = getopt_long(argc, argv, "CFn:m:i:M:a:t:h", longs, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "CFn:m:i:M:a:s:t:h", longs, NULL)) != -1) {
 		switch (o) {
 		case 'C':
 			opt.control = true;
@@ -694,6 +709,9 @@ static void options(int argc, char **argv)
 			break;
 		case 'a':
 			peer_address = optarg;
+			break;
+		case 's':
+			opt.slow = optarg;
 			break;
 		case 't':
 			opt.limit_s = atoi(optarg);
@@ -727,16 +745,17 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		      -1, 0);
-	report->latency_ms = 200;
+	set_latency(MIN_LATENCY_MS);
 	if (opt.operation->reads)
 		target_open(opt.target ? opt.target : DMA_DEVICE);
 
 	for (n = 1; clean < CLEAN_RUNS && bad < 3 && n < MAX_N; n = next(n)) {
 		for (late = 0; run(n), report->end == LATE; late++) {
-			if (late < MAX_LATE)
-				continue;
-			ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, report->why);
-			return EXIT_LATE;
+			if (late == MAX_LATE) {
+				ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, report->why);
+				return KSFT_FAIL;
+			}
+			set_latency(report->latency_ms * 2);
 		}
 		injected += report->injected;
 		clean = report->injected ? 0 : clean + 1;

@@ -16,8 +16,6 @@ DEBUG=/sys/kernel/debug
 DMA=/dev/pin_guard_dma
 FILE=$PG_RUN/mnt/faults/file	# over NFS v4.2
 FILE3=$PG_RUN/mnt/faults3/file	# v3, which lets io_uring try at once
-DELAYS=(150ms 300ms 600ms 1200ms 2400ms)	# that reads over NFS need to be in flight at a fork
-LATE=5						# says fail_nth when they were not
 
 MEMORY=(small thp hugetlb file)
 GROUPS_ALL=("fork control: dma" "fork control: nfs")
@@ -104,17 +102,13 @@ below()
 	done
 }
 
-# fork_nfs OPTION... - of fail_nth, over a link that is slow enough
+# fork_nfs OPTION... - of fail_nth, over a link that it makes slow enough
 fork_nfs()
 {
-	local delay rc
+	local rc
 
-	for delay in "${DELAYS[@]}"; do
-		pg_netem "$delay"
-		"$PG_HERE/fail_nth" "$@"
-		rc=$?
-		[ $rc = $LATE ] || break
-	done
+	"$PG_HERE/fail_nth" -s "tc qdisc replace dev lo root netem limit 100000 delay" "$@"
+	rc=$?
 	pg_netem_off
 	return $rc
 }

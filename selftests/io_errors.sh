@@ -197,6 +197,8 @@ nfs_down()
 
 nfs_again()
 {
+	local FS=xfs
+
 	nfs_down "$1" && again && nfs_up "$1"
 }
 
@@ -212,8 +214,8 @@ nfs_faults()
 		opened=$(pg_counter windows_opened 2>/dev/null)
 	fi
 	if [ "$1" = "${VERSIONS[0]}" ]; then
-		t "flakey error_reads" -s -b "$drop && $(switch error_reads)" -a "$(switch good)" \
-			"${CONTROL[@]}"
+		t "flakey error_reads, in flight" -s -b "$drop && $SUSPEND" \
+			-d "$(switch error_reads)" -a "$(switch good)" "${CONTROL[@]}"
 		t "device gone, in flight" -s -e all -A -b "$drop && $SUSPEND" -d "$(switch gone)"
 		c "device gone, and back" nfs_again "$1"
 		t "shutdown, in flight" -s -e either -A -b "$drop && $SUSPEND" -d "$SHUTDOWN"
