@@ -213,6 +213,8 @@ group "send register" -a "$REMOTE_V4" -M 3 register
 
 pg_check "the modules unload" pg_unload pin_guard_tx pin_guard_dma pin_guard
 
+# Each load and unload waits for grace periods, again and again.
+pg_set /sys/kernel/rcu_expedited 1
 below do_one_initcall
 group "load pin_guard" load "$(pg_module_file pin_guard)"
 pg_check "pin_guard loads after that" pg_load pin_guard
