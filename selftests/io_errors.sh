@@ -192,7 +192,9 @@ nfs_up()
 
 nfs_down()
 {
-	umount "$PG_RUN/mnt/$1" && exportfs -u "$PG_NFS_CLIENT:$DISK"
+	# The server keeps the opens of a client that it could tell errors only.
+	umount "$PG_RUN/mnt/$1" && exportfs -u "$PG_NFS_CLIENT:$DISK" &&
+		echo "$DISK" >/proc/fs/nfsd/unlock_filesystem
 }
 
 nfs_again()
