@@ -31,6 +31,7 @@
 
 #define LIMIT_S		240	/* a case */
 #define SETTLE_S	60	/* windows and pins, after a case */
+#define MAX_LATE	3	/* times that a case is tried again */
 #define NOBODY		65534
 
 /* Shared by the processes of a case */
@@ -39,6 +40,7 @@ static struct {
 	atomic_uint runs;
 	atomic_ulong lost;
 	int err;
+	bool late;
 	char why[400];
 } *report;
 
@@ -78,6 +80,12 @@ void wrong(const char *fmt, ...)
 
 	va_start(args, fmt);
 	end(CASE_BAD, fmt, args);
+}
+
+void late(const char *why)
+{
+	report->late = true;
+	wrong("%s", why);
 }
 
 /* For sender.c */
@@ -372,18 +380,13 @@ static bool settled(void)
 	       pins_held() == pins_before;
 }
 
-static void run_case(const struct life_case *c, unsigned int kind, const char *label)
+/* One run, into the report */
+static void run_once(const struct life_case *c, unsigned int kind, const char *name)
 {
-	char name[160];
 	unsigned long start;
 	int status;
 	pid_t pid;
 
-	snprintf(name, sizeof(name), "%s %s: %s", label, kinds[__builtin_ctz(kind)], c->name);
-	if (c->group && !group) {
-		ksft_test_result_skip("%s: no memory cgroup\n", name);
-		return;
-	}
 	memset(report, 0, sizeof(*report));
 	pins_before = pins_held();
 	fflush(stdout);
@@ -417,7 +420,23 @@ static void run_case(const struct life_case *c, unsigned int kind, const char *l
 	}
 	if (group)
 		group_write("memory.max", -1);
+}
 
+static void run_case(const struct life_case *c, unsigned int kind, const char *label)
+{
+	unsigned int tries = 0;
+	char name[160];
+
+	snprintf(name, sizeof(name), "%s %s: %s", label, kinds[__builtin_ctz(kind)], c->name);
+	if (c->group && !group) {
+		ksft_test_result_skip("%s: no memory cgroup\n", name);
+		return;
+	}
+	for (run_once(c, kind, name); report->late && tries < MAX_LATE; tries++) {
+		ksft_print_msg("%s: %s: once more\n", name, report->why);
+		read_slower();
+		run_once(c, kind, name);
+	}
 	if (report->outcome == CASE_SKIP) {
 		ksft_test_result_skip("%s: %s\n", name, report->why);
 		return;

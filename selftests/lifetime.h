@@ -44,6 +44,8 @@ struct life_case {
 /* Exits the program where there is nothing to test on. */
 void read_setup(const char *path);
 void send_setup(const char *address);
+/* What is asked of a device from now on takes longer. */
+void read_slower(void);
 
 extern const struct life_case read_cases[], send_cases[];
 extern const unsigned int nr_read_cases, nr_send_cases;
@@ -57,6 +59,8 @@ extern const char *group;	/* the directory of an empty memory cgroup */
 /* These end the case, in any process of it. */
 void __noreturn __printf(1, 2) wrong(const char *fmt, ...);
 void __noreturn __printf(1, 2) impossible(const char *fmt, ...);
+/* As wrong(), where the machine may have been too slow: the case is tried again before. */
+void __noreturn late(const char *why);
 
 /* For the report */
 void count_run(void);
