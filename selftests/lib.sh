@@ -231,7 +231,7 @@ health_begin()
 {
 	# Where it is off it has nothing to say, now or at the end.
 	PG_SCANS=
-	[ ! -w $PG_LEAKS ] || { echo scan >$PG_LEAKS && PG_SCANS=1; } 2>/dev/null
+	[ ! -w $PG_LEAKS ] || { echo stack=on >$PG_LEAKS && PG_SCANS=1; } 2>/dev/null
 	PG_MARK="pin_guard_test: $$ $RANDOM"
 	echo "$PG_MARK" >/dev/kmsg
 	dmesg | grep -q . || pg_skip_all "cannot read the kernel log"
