@@ -262,7 +262,7 @@ pg_pins_are_back()
 # health_end - two tests
 health_end()
 {
-	local log= scans=${PG_SCANS:+2}
+	local log='' scans=${PG_SCANS:+2}
 
 	# A scan says in the log what it found: not what is younger than five seconds, and nothing
 	# that has changed since the scan before it, as all that is new has.
