@@ -229,7 +229,7 @@ PG_LEAKS=/sys/kernel/debug/kmemleak
 
 health_begin()
 {
-	# Where it is off it has nothing to say, now or at the end.
+	# Where kmemleak is off it refuses this, which is the default, and every scan.
 	PG_SCANS=
 	[ ! -w $PG_LEAKS ] || { echo stack=on >$PG_LEAKS && PG_SCANS=1; } 2>/dev/null
 	PG_MARK="pin_guard_test: $$ $RANDOM"

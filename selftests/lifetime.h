@@ -59,7 +59,7 @@ extern const char *group;	/* the directory of an empty memory cgroup */
 /* These end the case, in any process of it. */
 void __noreturn __printf(1, 2) wrong(const char *fmt, ...);
 void __noreturn __printf(1, 2) impossible(const char *fmt, ...);
-/* As wrong(), where the machine may have been too slow: the case is tried again before. */
+/* Where the machine may have been too slow: the case is tried again, and is wrong in the end. */
 void __noreturn late(const char *why);
 
 /* For the report */
