@@ -199,7 +199,7 @@ nfs_down()
 
 nfs_again()
 {
-	local FS=xfs
+	local FS=xfs FILE=$DISK/file
 
 	nfs_down "$1" && again && nfs_up "$1"
 }
@@ -220,7 +220,8 @@ nfs_faults()
 			-d "$(switch error_reads)" -a "$(switch good)" "${CONTROL[@]}"
 		t "device gone, in flight" -s -e all -A -b "$drop && $SUSPEND" -d "$(switch gone)"
 		c "device gone, and back" nfs_again "$1"
-		t "shutdown, in flight" -s -e either -A -b "$drop && $SUSPEND" -d "$SHUTDOWN"
+		t "shutdown, in flight" -s -e either -A -b "$drop && $SUSPEND" -d "$SHUTDOWN" \
+			"${CONTROL[@]}"
 		c "shutdown, and back" nfs_again "$1"
 	fi
 	t "bad sectors" -s -b "$drop && $(switch error)" -a "$(switch good)" "${CONTROL[@]}"
