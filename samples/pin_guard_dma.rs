@@ -75,6 +75,9 @@ const WAIT: u32 = _IOWR::<Wait>('P' as u32, 0xd1);
 
 const MAX_LEN: u64 = 64 << 20;
 
+/// `PIN_GUARD_DMA_COUNT`
+const COUNT: u32 = 1 << 0;
+
 /// How many bytes the engine moves at a time.
 const PIECE: usize = 256;
 
@@ -123,13 +126,14 @@ impl Memory {
     /// Gets hold of what `submit` asks for. The errors are the ioctl's.
     fn new(submit: &Submit) -> Result<Self> {
         let (addr, len) = (submit.addr as usize, submit.len as usize);
-        if submit.flags != 0 || submit.len == 0 {
+        if submit.flags & !COUNT != 0 || submit.len == 0 {
             return Err(EINVAL);
         }
         if submit.len > MAX_LEN {
             return Err(E2BIG);
         }
         match (submit.mode, submit.op) {
+            (_, 1) if submit.flags != 0 => Err(EINVAL),
             (0, 0) => Ok(Self::Get(GetPages::new(addr, len)?)),
             (1, 0) => {
                 // The window first: see `Window`.
@@ -153,13 +157,14 @@ impl Memory {
     }
 
     /// What the device does: fills the memory, or sums it up.
-    fn transfer(&self, len: usize, pattern: u64) -> Result<u64> {
+    fn transfer(&self, len: usize, mut pattern: u64, count: bool) -> Result<u64> {
         let mut piece = [0; PIECE];
-        for chunk in piece.chunks_exact_mut(8) {
-            chunk.copy_from_slice(&pattern.to_le_bytes());
-        }
         let mut sum = 0;
         for offset in (0..len).step_by(PIECE) {
+            for word in piece.chunks_exact_mut(8) {
+                word.copy_from_slice(&pattern.to_le_bytes());
+                pattern = pattern.wrapping_add(count.into());
+            }
             let piece = &mut piece[..PIECE.min(len - offset)];
             match self {
                 Self::Get(pages) | Self::Window(pages, _) => pages.write(offset, piece),
@@ -181,6 +186,7 @@ struct Request {
     id: u64,
     len: usize,
     pattern: u64,
+    count: bool,
     memory: Option<Memory>,
     #[pin]
     work: DelayedWork<Self>,
@@ -201,7 +207,7 @@ impl WorkItem for Request {
             return;
         };
         let (pages, runs) = memory.pages_and_runs();
-        let transferred = memory.transfer(*this.len, *this.pattern);
+        let transferred = memory.transfer(*this.len, *this.pattern, *this.count);
         // Who waits for the request may reuse the memory at once.
         drop(memory);
         this.engine.finish(Wait {
@@ -263,6 +269,7 @@ impl Engine {
                         id: submit.id,
                         len: submit.len as usize,
                         pattern: submit.pattern,
+                        count: submit.flags & COUNT != 0,
                         memory: Some(memory),
                         work <- new_delayed_work!("pin_guard_dma"),
                         _module: module,

@@ -108,7 +108,7 @@ struct io {
 	const struct memory *mem;
 	off_t offset;			/* in the file */
 	bool write;			/* only the kinds for files */
-	uint64_t pattern;		/* what the device writes; 0: the usual */
+	uint64_t stamp;			/* of what the device writes, counting; 0: the usual */
 	long result;			/* bytes, or -errno; valid once done */
 	size_t sent;			/* bytes asked for */
 	void *priv;

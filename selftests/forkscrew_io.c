@@ -343,13 +343,15 @@ static void dma_submit(struct io *io)
 {
 	const struct target *t = io->target;
 	struct dma *d = io->priv;
+	size_t at = 0;
 	unsigned int i;
 
 	for (i = 0; i < io->mem->segs; i++) {
 		struct pin_guard_dma_submit s = {
 			.addr = (unsigned long)io->mem->seg[i].iov_base,
 			.len = io->mem->seg[i].iov_len,
-			.pattern = io->pattern ?: DMA_PATTERN,
+			.pattern = io->stamp ? io->stamp + at / 8 : DMA_PATTERN,
+			.flags = io->stamp ? PIN_GUARD_DMA_COUNT : 0,
 			.delay_ms = t->latency_ms,
 			.mode = t->mode,
 			.op = PIN_GUARD_DMA_FILL,
@@ -359,6 +361,7 @@ static void dma_submit(struct io *io)
 			bad("PIN_GUARD_DMA_SUBMIT of %zu bytes: %s", io->mem->seg[i].iov_len,
 			    strerror(errno));
 		d->id[i] = s.id;
+		at += s.len;
 	}
 }
 

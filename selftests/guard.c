@@ -160,7 +160,8 @@ TEST_F(device, bad_requests_are_refused)
 		  EINVAL },
 		{ "an unknown mode", { .addr = a, .len = 1, .mode = 4 }, EINVAL },
 		{ "an unknown op", { .addr = a, .len = 1, .mode = 2, .op = 2 }, EINVAL },
-		{ "flags", { .addr = a, .len = 1, .mode = 2, .flags = 1 }, EINVAL },
+		{ "flags", { .addr = a, .len = 1, .mode = 2, .flags = 2 }, EINVAL },
+		{ "SUM that counts", { .addr = a, .len = 1, .mode = 2, .op = 1, .flags = 1 }, EINVAL },
 		{ "SUM without a pin", { .addr = a, .len = 1, .mode = 0, .op = 1 }, EINVAL },
 		{ "SUM in a window", { .addr = a, .len = 1, .mode = 1, .op = 1 }, EINVAL },
 		{ "64 MiB and a byte",
@@ -278,6 +279,30 @@ TEST_F(guard, sum_is_of_the_bytes_asked_for)
 		EXPECT_EQ(sum, w.sum);
 		EXPECT_EQ((int64_t)sizes[i], w.result);
 	}
+}
+
+TEST_F(guard, a_pattern_counts)
+{
+	char *p = map_pages(3 * PAGE, 0);
+	struct pin_guard_dma_submit s = {
+		.addr = (unsigned long)p + 1, .len = 2 * PAGE + 5, .pattern = PATTERN,
+		.mode = variant->mode, .flags = PIN_GUARD_DMA_COUNT,
+	};
+	struct pin_guard_dma_wait w;
+	uint64_t word;
+	size_t i;
+
+	ASSERT_EQ(0, ioctl(self->fd, PIN_GUARD_DMA_SUBMIT, &s));
+	ASSERT_EQ(0, wait_for(self->fd, s.id, &w));
+	EXPECT_EQ((int64_t)s.len, w.result);
+	EXPECT_EQ(0, p[0]);
+	for (i = 0; i < s.len; i += 8) {
+		memcpy(&word, p + 1 + i, 8);
+		if (s.len - i < 8)	/* the last ends in the middle */
+			word |= (PATTERN + i / 8) & ~0ULL << (s.len - i) * 8;
+		ASSERT_EQ(PATTERN + i / 8, word);
+	}
+	EXPECT_EQ(0, p[1 + s.len]);
 }
 
 TEST_F(guard, source_may_be_the_zero_page)

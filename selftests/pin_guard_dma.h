@@ -21,6 +21,9 @@ enum pin_guard_dma_op {
 
 #define PIN_GUARD_DMA_MAX_LEN	(64ULL << 20)
 
+/* Of FILL: the pattern of each eight bytes is one more than that of the eight before them. */
+#define PIN_GUARD_DMA_COUNT	(1U << 0)
+
 struct pin_guard_dma_submit {
 	__u64 addr;
 	__u64 len;
@@ -28,7 +31,7 @@ struct pin_guard_dma_submit {
 	__u32 delay_ms;
 	__u32 mode;
 	__u32 op;
-	__u32 flags;		/* must be 0 */
+	__u32 flags;		/* PIN_GUARD_DMA_COUNT */
 	__u64 id;		/* out */
 };
 

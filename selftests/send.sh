@@ -12,7 +12,7 @@
 
 JOBS=${PIN_GUARD_JOBS:-8}
 ACK_MS=150	# how much later acknowledgments come
-UDP_MS=400	# how long a datagram can be overwritten
+UDP_MS=800	# how long a datagram can be overwritten, at least
 
 net_init "$@"
 read -ra LINKS <<<"${PIN_GUARD_LINKS:-$(net_links)}"
@@ -200,7 +200,7 @@ one_link()
 	with_feature "checksum off" tx stream
 	with_feature "TSO off" tso stream
 	with_feature "SG off" sg stream
-	net_netem local delay ${UDP_MS}ms
+	net_netem local delay "$(pg_delay $UDP_MS)ms"
 	run UDP guard -j 10 udp
 	net_netem local off
 	run "peer gone" gone

@@ -46,7 +46,7 @@ enum event {
 
 /*
  * A word of memory or of a file says where it belongs: its kind, a serial number, and the address
- * or the offset in the file.
+ * or the offset, in the file or the request.
  */
 enum stamp {
 	STAMP_MEMORY = 0xa,	/* before the I/O */

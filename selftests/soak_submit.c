@@ -119,7 +119,7 @@ static unsigned char stale_byte(const char *at, unsigned int serial)
 static uint64_t expected_word(const struct piece *p, size_t i)
 {
 	if (p->io->kind->dma)
-		return stamp(STAMP_DMA, p->serial, 0);
+		return stamp(STAMP_DMA, p->serial, i);
 	return stamp(p->io->write ? STAMP_WRITE : STAMP_FILE, p->serial, p->io->offset + i);
 }
 
@@ -499,7 +499,7 @@ static void plan_piece(struct self *s, struct round *r, char *start, size_t len)
 		io->offset = r->pieces * WRITE_ROOM + aligned(random_below(&s->rnd, 512) * 8);
 	} else if (soak.dma) {
 		p->serial = ++s->serial << 4 | s->number;
-		io->pattern = stamp(STAMP_DMA, p->serial, 0);
+		io->stamp = stamp(STAMP_DMA, p->serial, 0);
 		p->target.latency_ms = random_below(&s->rnd, 40);
 		io->offset = 0;
 	} else {
