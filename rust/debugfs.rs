@@ -1,70 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state to look at, in debugfs `pin_guard/`.
+//! The state to look at, in debugfs `pin_guard/`, besides `targets`, which has a line for each hook.
 
-use crate::{
-    fork::{self, CopyPageRange},
-    redirect::Redirect,
-    remap::CopyVma,
-    send,
-    watch::{CephReadIter, NfsFileRead},
-    window,
-};
+use crate::{hook, send, window};
 use kernel::{
     debugfs::{Dir, File, Writer},
     fmt,
     prelude::*,
 };
 
-/// All redirections; `targets` has a line for each.
-#[pin_data]
-pub(crate) struct Targets {
-    // What reads windows first: without it they protect nothing.
-    #[pin]
-    fork: Redirect<CopyPageRange>,
-    #[pin]
-    remap: Redirect<CopyVma>,
-    #[pin]
-    nfs: Redirect<NfsFileRead>,
-    #[pin]
-    ceph: Redirect<CephReadIter>,
-}
-
-impl Targets {
-    pub(crate) fn new(nfs: bool, ceph: bool) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            fork <- Redirect::new(true),
-            remap <- Redirect::new(true),
-            nfs <- Redirect::new(nfs),
-            ceph <- Redirect::new(ceph),
-        })
-    }
-}
-
-impl Writer for Targets {
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fork.describe(f)?;
-        self.remap.describe(f)?;
-        self.nfs.describe(f)?;
-        self.ceph.describe(f)
-    }
-}
-
 struct Counters;
 
 impl Writer for Counters {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         window::counters(f)?;
-        fork::counters(f)?;
+        hook::counters(f)?;
         send::counters(f)
-    }
-}
-
-struct Windows;
-
-impl Writer for Windows {
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        window::list(f)
     }
 }
 
@@ -73,14 +24,15 @@ pub(crate) struct Debugfs {
     #[pin]
     counters: File<Counters>,
     #[pin]
-    windows: File<Windows>,
+    windows: window::List,
 }
 
 impl Debugfs {
-    pub(crate) fn new(dir: &Dir) -> impl PinInit<Self> + '_ {
+    /// The files of `dir`, which is called `name`.
+    pub(crate) fn new<'a>(dir: &'a Dir, name: &'static CStr) -> impl PinInit<Self> + 'a {
         pin_init!(Self {
             counters <- dir.read_only_file(c"counters", Counters),
-            windows <- dir.read_only_file(c"windows", Windows),
+            windows <- window::List::new(name),
         })
     }
 }

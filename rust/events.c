@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/jiffies.h>
+
 #define CREATE_TRACE_POINTS
 #include "events.h"
 #include "helpers.h"
@@ -11,10 +13,12 @@ void pin_guard_trace_window_open(const void *mm, unsigned long start, unsigned l
 	trace_pin_guard_window_open(mm, start, end);
 }
 
+/* @opened in jiffies. */
 void pin_guard_trace_window_close(const void *mm, unsigned long start, unsigned long end,
-				  u64 age_ns)
+				  unsigned long opened)
 {
-	trace_pin_guard_window_close(mm, start, end, age_ns);
+	if (trace_pin_guard_window_close_enabled())
+		trace_pin_guard_window_close(mm, start, end, jiffies_to_msecs(jiffies - opened));
 }
 
 void pin_guard_trace_fork(unsigned long start, unsigned long end, unsigned long pages, u64 ns)

@@ -24,24 +24,24 @@ TRACE_EVENT(pin_guard_window_open,
 	TP_printk("mm=%p range=%lx-%lx", __entry->mm, __entry->start, __entry->end)
 );
 
-/* I/O into [start, end) of mm is complete. */
+/* I/O into [start, end) of mm is complete; its age goes by ticks. */
 TRACE_EVENT(pin_guard_window_close,
-	TP_PROTO(const void *mm, unsigned long start, unsigned long end, u64 age_ns),
-	TP_ARGS(mm, start, end, age_ns),
+	TP_PROTO(const void *mm, unsigned long start, unsigned long end, unsigned int age_ms),
+	TP_ARGS(mm, start, end, age_ms),
 	TP_STRUCT__entry(
 		__field(const void *, mm)
 		__field(unsigned long, start)
 		__field(unsigned long, end)
-		__field(u64, age_ns)
+		__field(unsigned int, age_ms)
 	),
 	TP_fast_assign(
 		__entry->mm = mm;
 		__entry->start = start;
 		__entry->end = end;
-		__entry->age_ns = age_ns;
+		__entry->age_ms = age_ms;
 	),
-	TP_printk("mm=%p range=%lx-%lx age_ns=%llu",
-		  __entry->mm, __entry->start, __entry->end, __entry->age_ns)
+	TP_printk("mm=%p range=%lx-%lx age_ms=%u",
+		  __entry->mm, __entry->start, __entry->end, __entry->age_ms)
 );
 
 /* A fork copied the VMA [start, end) with pages of its windows pinned; ns is the whole copy. */

@@ -7,7 +7,8 @@
 
 use kernel::bindings;
 use kernel::error::Error;
-use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
+use kernel::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use kernel::sync::atomic::Atomic;
 
 /// An error that `kernel::error::code` has no name for.
 pub(crate) fn error(errno: u32) -> Error {
@@ -15,15 +16,6 @@ pub(crate) fn error(errno: u32) -> Error {
 }
 
 extern "C" {
-    /// `lib/sort.c`
-    pub(crate) fn sort(
-        base: *mut c_void,
-        num: usize,
-        size: usize,
-        cmp: bindings::cmp_func_t,
-        swap: bindings::swap_func_t,
-    );
-
     pub(crate) fn pin_guard_ftrace_regs_get_argument0(fregs: *mut bindings::ftrace_regs)
         -> c_ulong;
     pub(crate) fn pin_guard_ftrace_regs_get_argument1(fregs: *mut bindings::ftrace_regs)
@@ -37,7 +29,63 @@ extern "C" {
         ip: c_ulong,
     );
 
+    pub(crate) static pin_guard_chain: [Atomic<*mut c_void>; 1 << 8];
+    pub(crate) fn pin_guard_chain_of(mm: *const bindings::mm_struct) -> usize;
+    pub(crate) fn pin_guard_copy_page_range_enter(
+        ip: usize,
+        parent_ip: usize,
+        ops: *mut bindings::ftrace_ops,
+        fregs: *mut bindings::ftrace_regs,
+    );
+
+    pub(crate) fn pin_guard_kmem_cache_alloc(
+        cache: *mut bindings::kmem_cache,
+        flags: u32,
+    ) -> *mut c_void;
+
+    pub(crate) fn pin_guard_lookup(name: *const c_char, addr: *mut c_ulong) -> c_int;
+    pub(crate) fn pin_guard_within_module(addr: c_ulong, module: *const bindings::module) -> bool;
+
     pub(crate) static pin_guard_IOCB_NOWAIT: c_int;
+    pub(crate) static pin_guard_UFFDIO_MOVE: c_uint;
+
+    pub(crate) fn pin_guard_userfaultfd_mm(file: *const bindings::file)
+        -> *mut bindings::mm_struct;
+    pub(crate) fn pin_guard_userfaultfd_rwp(vma: *mut bindings::vm_area_struct) -> bool;
+    pub(crate) fn pin_guard_vm_access_clear(vma: *mut bindings::vm_area_struct) -> c_ulong;
+    pub(crate) fn pin_guard_vm_flags_set(vma: *mut bindings::vm_area_struct, flags: c_ulong);
+    pub(crate) fn pin_guard_what_moves(
+        pmc: *const c_void,
+        start: *mut c_ulong,
+        end: *mut c_ulong,
+        to: *mut c_ulong,
+    ) -> *mut bindings::mm_struct;
+    /// `interval.c`
+    pub(crate) fn pin_guard_interval_insert(
+        node: *mut bindings::interval_tree_node,
+        root: *mut bindings::rb_root_cached,
+    );
+    pub(crate) fn pin_guard_interval_remove(
+        node: *mut bindings::interval_tree_node,
+        root: *mut bindings::rb_root_cached,
+    );
+    pub(crate) fn pin_guard_interval_iter_first(
+        root: *mut bindings::rb_root_cached,
+        start: c_ulong,
+        last: c_ulong,
+    ) -> *mut bindings::interval_tree_node;
+    pub(crate) fn pin_guard_interval_iter_next(
+        node: *mut bindings::interval_tree_node,
+        start: c_ulong,
+        last: c_ulong,
+    ) -> *mut bindings::interval_tree_node;
+    /// `page_table.c`
+    pub(crate) fn pin_guard_entry(
+        vma: *mut bindings::vm_area_struct,
+        addr: c_ulong,
+        kind: *mut c_int,
+        swap: *mut c_ulong,
+    ) -> c_ulong;
 
     pub(crate) fn pin_guard_user_backed_iter(iter: *const bindings::iov_iter) -> bool;
     pub(crate) fn pin_guard_iter_iov_addr(iter: *const bindings::iov_iter) -> *mut c_void;
@@ -74,6 +122,13 @@ extern "C" {
         dst_vma: *mut bindings::vm_area_struct,
         src_vma: *mut bindings::vm_area_struct,
     ) -> c_int;
+    pub(crate) fn pin_guard_move_page_tables(pmc: *mut c_void) -> c_ulong;
+    pub(crate) fn pin_guard_userfaultfd_ioctl(
+        file: *mut bindings::file,
+        cmd: c_uint,
+        arg: c_ulong,
+    ) -> c_long;
+    pub(crate) fn pin_guard_swap_cache_has_folio(entry: bindings::swp_entry_t) -> bool;
     pub(crate) fn pin_guard_nfs_file_read(
         iocb: *mut bindings::kiocb,
         to: *mut bindings::iov_iter,
@@ -98,7 +153,7 @@ extern "C" {
         mm: *const c_void,
         start: c_ulong,
         end: c_ulong,
-        age_ns: u64,
+        opened: c_ulong,
     );
     pub(crate) fn pin_guard_trace_fork(start: c_ulong, end: c_ulong, pages: c_ulong, ns: u64);
 }

@@ -7,11 +7,15 @@
 #include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
+#include <linux/hash.h>
+#include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/udp.h>
 #include <linux/uio.h>
+#include <linux/userfaultfd_k.h>
 
 #include <net/inet_connection_sock.h>
 #include <net/sock.h>
@@ -42,12 +46,86 @@ notrace void pin_guard_ftrace_regs_set_instruction_pointer(struct ftrace_regs *f
 	ftrace_regs_set_instruction_pointer(fregs, ip);
 }
 
+void *pin_guard_chain[1 << PIN_GUARD_CHAIN_BITS];
+
+notrace unsigned long pin_guard_chain_of(const struct mm_struct *mm)
+{
+	return hash_ptr(mm, PIN_GUARD_CHAIN_BITS);
+}
+
+/*
+ * The callback of copy_page_range(), which a fork pays for each VMA. In C, as it makes no call that way.
+ */
+notrace void pin_guard_copy_page_range_enter(unsigned long ip, unsigned long parent_ip,
+					     struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	struct vm_area_struct *src = (void *)ftrace_regs_get_argument(fregs, 1);
+
+	/* F2 of the proof in window/mod.rs; an empty chain is the answer of F3. */
+	smp_mb();
+	if (unlikely(READ_ONCE(pin_guard_chain[hash_ptr(src->vm_mm, PIN_GUARD_CHAIN_BITS)])))
+		pin_guard_copy_page_range_look(ip, parent_ip, ops, fregs);
+}
+
 notrace bool pin_guard_user_backed_iter(const struct iov_iter *iter)
 {
 	return user_backed_iter(iter);
 }
 
 const int pin_guard_IOCB_NOWAIT = IOCB_NOWAIT;
+const unsigned int pin_guard_UFFDIO_MOVE = UFFDIO_MOVE;
+
+/* Names this call to memory allocation profiling. */
+void *pin_guard_kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
+{
+	return kmem_cache_alloc(cache, flags);
+}
+
+/* kallsyms_lookup_name() is not exported; a probe that is never armed finds a symbol, too. */
+int pin_guard_lookup(const char *name, unsigned long *addr)
+{
+	struct kprobe probe = { .symbol_name = name, .flags = KPROBE_FLAG_DISABLED };
+	int ret = register_kprobe(&probe);
+
+	if (!ret) {
+		*addr = (unsigned long)probe.addr;
+		unregister_kprobe(&probe);
+	}
+	return ret;
+}
+
+bool pin_guard_within_module(unsigned long addr, const struct module *module)
+{
+	return within_module(addr, module);
+}
+
+struct mm_struct *pin_guard_userfaultfd_mm(const struct file *file)
+{
+	return ((struct userfaultfd_ctx *)file->private_data)->mm;
+}
+
+bool pin_guard_userfaultfd_rwp(struct vm_area_struct *vma)
+{
+#ifdef VM_UFFD_RWP	/* since 7.3 */
+	return userfaultfd_rwp(vma);
+#else
+	return false;
+#endif
+}
+
+/* Returns what was set. */
+unsigned long pin_guard_vm_access_clear(struct vm_area_struct *vma)
+{
+	unsigned long flags = vma->vm_flags & VM_ACCESS_FLAGS;
+
+	vm_flags_clear(vma, flags);
+	return flags;
+}
+
+void pin_guard_vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
+{
+	vm_flags_set(vma, flags);
+}
 
 void __user *pin_guard_iter_iov_addr(const struct iov_iter *iter)
 {
@@ -171,6 +249,26 @@ noinline int pin_guard_copy_page_range(struct vm_area_struct *dst_vma,
 	barrier_data(dst_vma);
 	WARN_ON_ONCE(1);
 	return -ENOMEM;
+}
+
+noinline unsigned long pin_guard_move_page_tables(void *pmc)
+{
+	barrier_data(pmc);
+	WARN_ON_ONCE(1);
+	return 0;
+}
+
+noinline long pin_guard_userfaultfd_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	barrier_data(file);
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+noinline bool pin_guard_swap_cache_has_folio(swp_entry_t entry)
+{
+	WARN_ON_ONCE(1);
+	return true;
 }
 
 /* These two differ, or the compiler makes them one. */

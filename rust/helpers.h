@@ -2,28 +2,79 @@
 #ifndef _PIN_GUARD_HELPERS_H
 #define _PIN_GUARD_HELPERS_H
 
+#include <linux/interval_tree.h>
+#include <linux/mm_types.h>
 #include <linux/types.h>
 
 struct bio_vec;
+struct file;
 struct folio;
+struct ftrace_ops;
 struct ftrace_regs;
 struct iov_iter;
 struct kiocb;
-struct mm_struct;
-struct page;
+struct kmem_cache;
+struct module;
 struct sk_buff;
 struct skb_shared_info;
 struct sock;
 struct socket;
 struct ubuf_info;
-struct vm_area_struct;
 
 unsigned long pin_guard_ftrace_regs_get_argument0(struct ftrace_regs *fregs);
 unsigned long pin_guard_ftrace_regs_get_argument1(struct ftrace_regs *fregs);
 unsigned long pin_guard_ftrace_regs_get_argument(struct ftrace_regs *fregs, unsigned int n);
 void pin_guard_ftrace_regs_set_instruction_pointer(struct ftrace_regs *fregs, unsigned long ip);
 
+/* The first MmWindows of each chain, see window/mm.rs; the number is known there, too. */
+#define PIN_GUARD_CHAIN_BITS	8
+extern void *pin_guard_chain[1 << PIN_GUARD_CHAIN_BITS];
+unsigned long pin_guard_chain_of(const struct mm_struct *mm);
+
+void pin_guard_copy_page_range_enter(unsigned long ip, unsigned long parent_ip,
+				     struct ftrace_ops *ops, struct ftrace_regs *fregs);
+/* hook/fork.rs */
+void pin_guard_copy_page_range_look(unsigned long ip, unsigned long parent_ip,
+				    struct ftrace_ops *ops, struct ftrace_regs *fregs);
+
+void *pin_guard_kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags);
+
+int pin_guard_lookup(const char *name, unsigned long *addr);
+bool pin_guard_within_module(unsigned long addr, const struct module *module);
+
 extern const int pin_guard_IOCB_NOWAIT;
+extern const unsigned int pin_guard_UFFDIO_MOVE;
+
+struct mm_struct *pin_guard_userfaultfd_mm(const struct file *file);
+bool pin_guard_userfaultfd_rwp(struct vm_area_struct *vma);
+unsigned long pin_guard_vm_access_clear(struct vm_area_struct *vma);
+void pin_guard_vm_flags_set(struct vm_area_struct *vma, unsigned long flags);
+
+/* interval.c */
+void pin_guard_interval_insert(struct interval_tree_node *node, struct rb_root_cached *root);
+void pin_guard_interval_remove(struct interval_tree_node *node, struct rb_root_cached *root);
+struct interval_tree_node *
+pin_guard_interval_subtree_search(struct interval_tree_node *node, unsigned long start,
+				  unsigned long last);
+struct interval_tree_node *pin_guard_interval_iter_first(struct rb_root_cached *root,
+							 unsigned long start, unsigned long last);
+struct interval_tree_node *pin_guard_interval_iter_next(struct interval_tree_node *node,
+							unsigned long start, unsigned long last);
+
+/* mremap.c */
+struct mm_struct *pin_guard_what_moves(const void *pmc, unsigned long *start, unsigned long *end,
+				       unsigned long *to);
+
+/* page_table.c; the values are known to hook/present.rs, too. */
+enum pin_guard_entry {
+	PIN_GUARD_ABSENT,
+	PIN_GUARD_PRESENT,	/* a page that a device may have */
+	PIN_GUARD_SHARED,	/* an anonymous page that belongs to others as well */
+	PIN_GUARD_SWAP,
+	PIN_GUARD_ELSEWHERE,	/* under migration, or with a device alone */
+};
+unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
+			      unsigned long *swap);
 
 bool pin_guard_user_backed_iter(const struct iov_iter *iter);
 void __user *pin_guard_iter_iov_addr(const struct iov_iter *iter);
@@ -54,13 +105,16 @@ void pin_guard_mmap_write_unlock(struct mm_struct *mm);
 void pin_guard_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *ubuf);
 
 int pin_guard_copy_page_range(struct vm_area_struct *dst_vma, struct vm_area_struct *src_vma);
+unsigned long pin_guard_move_page_tables(void *pmc);
+long pin_guard_userfaultfd_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+bool pin_guard_swap_cache_has_folio(swp_entry_t entry);
 ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to);
 ssize_t pin_guard_ceph_read_iter(struct kiocb *iocb, struct iov_iter *to);
 
 /* events.c */
 void pin_guard_trace_window_open(const void *mm, unsigned long start, unsigned long end);
 void pin_guard_trace_window_close(const void *mm, unsigned long start, unsigned long end,
-				  u64 age_ns);
+				  unsigned long opened);
 void pin_guard_trace_fork(unsigned long start, unsigned long end, unsigned long pages, u64 ns);
 
 #endif /* _PIN_GUARD_HELPERS_H */

@@ -18,36 +18,32 @@
 //! *run* is physically contiguous memory within one folio; a *target* is a kernel function that is
 //! redirected to one of ours; a *chain* is sends that share skbs, so are complete together.
 
-// The ftrace callback of `remap.rs` takes a spin lock.
+// The ftrace callbacks of the hooks take a spin lock.
 #[cfg(CONFIG_PREEMPT_RT)]
 compile_error!("pin_guard: PREEMPT_RT kernels are not supported");
 
+mod cache;
 mod debugfs;
 mod ffi;
-mod folio;
-mod fork;
+mod hook;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
 mod module_ref;
 mod pin;
-mod redirect;
-mod remap;
 mod send;
-mod skb;
-mod socket;
 mod version;
-mod watch;
 mod window;
 
 pub use module_ref::{ModuleRef, Quiesce};
 pub use pin::{Dest, Direction, PinGuard, Run, Source};
-pub use send::{InFlight, Notify, SendOptions};
-pub use socket::Socket;
+pub use send::{HasNotifier, InFlight, Notifier, Notify, SendOptions, Socket};
 pub use window::Window;
 
-use core::borrow::Borrow;
-use debugfs::{Debugfs, Targets};
+use cache::Created;
+use debugfs::Debugfs;
+use hook::Hooks;
 use kernel::{debugfs::File, prelude::*, InPlaceModule};
+use window::Registry;
 
 module! {
     type: Module,
@@ -68,39 +64,32 @@ module! {
 }
 
 /// The fields drop in this order: what user space sees, the redirections, then the wait for the last
-/// caller.
+/// caller, and what that had used.
 #[pin_data]
 struct Module {
     #[pin]
     _debugfs: Debugfs,
     #[pin]
-    _targets: File<Targets>,
+    _hooks: File<Hooks>,
     _quiesce: Quiesce,
-}
-
-/// A parameter comes by value or by reference, as the kernel has it.
-fn enabled(parameter: impl Borrow<u8>) -> bool {
-    *parameter.borrow() != 0
+    _reads: Created,
+    _registry: Registry,
 }
 
 impl InPlaceModule for Module {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // SAFETY: Nothing of the module has run before.
-        unsafe { window::init() };
         let dir = kernel::debugfs::Dir::new(c"pin_guard");
         try_pin_init!(Self {
-            _targets <- dir.read_only_file(
-                c"targets",
-                Targets::new(
-                    enabled(module_parameters::nfs.value()),
-                    enabled(module_parameters::ceph.value()),
-                ),
-            ),
-            _debugfs <- Debugfs::new(&dir),
+            // SAFETY: Nothing of the module has run before, and nothing does when it is dropped.
+            _registry: unsafe { Registry::new() }?,
+            // SAFETY: As above.
+            _reads: unsafe { hook::READS.create() }?,
             _quiesce: Quiesce,
+            _hooks <- dir.read_only_file(c"targets", Hooks::new()),
+            _debugfs <- Debugfs::new(&dir, c"pin_guard"),
         })
         .pin_chain(|_| {
-            redirect::arm();
+            hook::arm();
             pr_info!("O_DIRECT reads are safe from fork: see debugfs pin_guard/targets\n");
             Ok(())
         })

@@ -2,7 +2,7 @@
 
 //! References on modules: what keeps code loaded while it is in use.
 
-use crate::{this_module, Module};
+use crate::this_module;
 use kernel::{bindings, prelude::*};
 
 /// A reference on a module: rmmod says EBUSY while one exists.
@@ -23,8 +23,8 @@ impl ModuleRef {
     /// Takes a reference on this module on behalf of one that uses it, and so keeps it loaded.
     pub(crate) fn for_client() -> Self {
         // SAFETY: `THIS_MODULE` is this module, and in use.
-        unsafe { bindings::__module_get(this_module!(Module).as_ptr()) };
-        Self(this_module!(Module))
+        unsafe { bindings::__module_get(this_module!().as_ptr()) };
+        Self(this_module!())
     }
 
     /// Adopts a reference on this module.
@@ -33,7 +33,7 @@ impl ModuleRef {
     ///
     /// Somebody took the reference and left it to the caller.
     pub(crate) unsafe fn adopt() -> Self {
-        Self(this_module!(Module))
+        Self(this_module!())
     }
 }
 

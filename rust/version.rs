@@ -4,23 +4,24 @@
 
 use kernel::{prelude::*, sync::barrier};
 
-/// The `&'static ThisModule` of the module whose type is `$module`.
+/// The `&'static ThisModule` of the crate that invokes it.
 #[cfg(linux_7_3)]
+#[allow(clippy::crate_in_macro_def)] // the invoking crate is meant
 #[macro_export]
 macro_rules! this_module {
-    ($module:ty) => {
-        kernel::module::this_module::<$module>()
+    () => {
+        ::kernel::module::this_module::<crate::LocalModule>()
     };
 }
 
-/// The `&'static ThisModule` of the module whose type is `$module`.
+/// The `&'static ThisModule` of the crate that invokes it.
 #[cfg(not(linux_7_3))]
+#[allow(clippy::crate_in_macro_def)] // the invoking crate is meant
 #[macro_export]
 macro_rules! this_module {
-    ($module:ty) => {{
-        let _ = core::marker::PhantomData::<$module>; // used, as from 7.3 on
+    () => {
         &crate::THIS_MODULE
-    }};
+    };
 }
 
 /// A full barrier between CPUs.

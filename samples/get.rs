@@ -2,7 +2,6 @@
 
 //! Pages held by plain references (FOLL_GET): the way that loses data when the process forks.
 
-use core::ptr;
 use kernel::{
     bindings,
     page::{PAGE_SHIFT, PAGE_SIZE},
@@ -70,11 +69,12 @@ impl GetPages {
             if now.is_empty() {
                 return;
             }
-            // SAFETY: We hold the page; the copy stays inside it. It is the user's memory, so a raw copy.
+            // The user may write meanwhile: C's memcpy() may race, Rust's copies must not.
+            // SAFETY: We hold the page; the copy stays inside it.
             unsafe {
                 let mapped = bindings::kmap_local_page(page);
                 let to = mapped.cast::<u8>().add(in_page);
-                ptr::copy_nonoverlapping(now.as_ptr(), to, now.len());
+                bindings::memcpy(to.cast(), now.as_ptr().cast(), now.len());
                 bindings::kunmap_local(mapped);
             }
             at += now.len();

@@ -260,7 +260,7 @@ impl Engine {
             submit.id = requests.last_id;
             requests.known.push((submit.id, None), GFP_KERNEL)?;
         }
-        let request = ModuleRef::try_get(this_module!(DmaModule))
+        let request = ModuleRef::try_get(this_module!())
             .ok_or(ENODEV)
             .and_then(|module| {
                 KBox::try_pin_init(
@@ -404,7 +404,7 @@ struct DmaModule {
 impl InPlaceModule for DmaModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _device <- PolledDeviceRegistration::register(c"pin_guard_dma", this_module!(DmaModule)),
+            _device <- PolledDeviceRegistration::register(c"pin_guard_dma"),
             _quiesce: Quiesce,
         })
     }

@@ -57,7 +57,9 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
     InPlaceModule,
 };
-use pin_guard::{this_module, InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source};
+use pin_guard::{
+    impl_has_notifier, InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source,
+};
 use plain_send::PlainSend;
 use polled_device::{FasyncQueue, PolledDevice, PolledDeviceRegistration};
 
@@ -231,14 +233,14 @@ impl Tx {
                 let notify: Arc<Self> = tx.into();
                 let in_flight = if send.buffer == 0 {
                     let guard = PinGuard::<Source>::new(addr, len)?;
-                    socket.send(guard, options, Some(notify))?
+                    socket.send(guard, options, Some(notify.into()))?
                 } else {
                     let guard = {
                         let known = tx.known.lock();
                         known.buffers[known.buffer(send.buffer)?].1.clone()
                     };
                     let end = addr.checked_add(len).ok_or(EINVAL)?;
-                    socket.send_shared(&guard, addr..end, options, Some(notify))?
+                    socket.send_shared(&guard, addr..end, options, Some(notify.into()))?
                 };
                 (in_flight.sent(), Some(in_flight))
             }
@@ -386,11 +388,11 @@ impl Tx {
     }
 }
 
-impl Notify for Tx {
-    fn owner(&self) -> &'static ThisModule {
-        this_module!(TxModule)
-    }
+impl_has_notifier! {
+    impl HasNotifier for Tx
+}
 
+impl Notify for Tx {
     fn complete(&self) {
         self.done.notify_all();
         self.fasync.notify();
@@ -457,7 +459,7 @@ struct TxModule {
 impl InPlaceModule for TxModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _device <- PolledDeviceRegistration::register(c"pin_guard_tx", this_module!(TxModule)),
+            _device <- PolledDeviceRegistration::register(c"pin_guard_tx"),
             _quiesce: Quiesce,
         })
     }

@@ -12,6 +12,7 @@ use kernel::{
     sync::poll::PollTable,
     types::{ForeignOwnable, Opaque},
 };
+use pin_guard::this_module;
 
 /// A misc device whose files can be polled for reading.
 ///
@@ -89,15 +90,12 @@ unsafe impl<T: PolledDevice> Send for PolledDeviceRegistration<T> {}
 unsafe impl<T: PolledDevice> Sync for PolledDeviceRegistration<T> {}
 
 impl<T: PolledDevice> PolledDeviceRegistration<T> {
-    /// Registers `/dev/name`, mode 0600. Open files keep `module` loaded.
-    pub(crate) fn register(
-        name: &'static CStr,
-        module: &'static ThisModule,
-    ) -> impl PinInit<Self, Error> {
+    /// Registers `/dev/name`, mode 0600. Open files keep this module loaded.
+    pub(crate) fn register(name: &'static CStr) -> impl PinInit<Self, Error> {
         let misc = MiscDeviceOptions { name }.into_raw::<T>();
         // SAFETY: `into_raw` points it to a constant.
         let mut fops = unsafe { ptr::read(misc.fops) };
-        fops.owner = module.as_ptr();
+        fops.owner = this_module!().as_ptr();
         fops.poll = Some(Self::poll);
         fops.fasync = Some(Self::fasync);
         try_pin_init!(Self {

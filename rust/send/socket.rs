@@ -2,20 +2,20 @@
 
 //! The sockets that the send guard can hand pages to: TCP and UDP, over IPv4 and IPv6.
 
+use super::skb;
 use crate::{
     ffi::*,
     pin::{PinGuard, Source},
-    skb,
 };
 use core::ops::Range;
 use kernel::{bindings, prelude::*};
 
 /// As in `include/uapi/linux/in.h`.
-const IPPROTO_TCP: u16 = 6;
-const IPPROTO_UDP: u16 = 17;
+pub(super) const IPPROTO_TCP: u16 = 6;
+pub(super) const IPPROTO_UDP: u16 = 17;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
+pub(super) enum Protocol {
     Tcp,
     Udp,
 }
@@ -58,7 +58,7 @@ impl Socket {
     /// # Safety
     ///
     /// `file` is valid, and the caller gives up a reference on it.
-    pub(crate) unsafe fn from_file(file: *mut bindings::file) -> Result<Self> {
+    pub(super) unsafe fn from_file(file: *mut bindings::file) -> Result<Self> {
         // SAFETY: The file is valid.
         let raw = unsafe { bindings::sock_from_file(file) };
         if raw.is_null() {
@@ -104,7 +104,7 @@ impl Socket {
         flags & bindings::O_NONBLOCK != 0
     }
 
-    pub(crate) fn protocol(&self) -> Protocol {
+    pub(super) fn protocol(&self) -> Protocol {
         self.protocol
     }
 
@@ -113,7 +113,7 @@ impl Socket {
         unsafe { (*self.raw).sk }
     }
 
-    pub(crate) fn sock(&self) -> Sock {
+    pub(super) fn sock(&self) -> Sock {
         // SAFETY: The socket has its sock. INVARIANT: It gets a reference.
         unsafe { pin_guard_sock_hold(self.sk()) };
         Sock {
@@ -127,7 +127,7 @@ impl Socket {
     /// kTLS, other ULPs and sockmap take the data another way and clear SOCK_SUPPORT_ZC. MTU probing
     /// (`tcp_mtu_probe()`, sysctl tcp_mtu_probing) builds its probes from the frags of other skbs
     /// (`tcp_clone_payload()`) and leaves their ubuf behind: it would be complete too early.
-    pub(crate) fn can_zerocopy(&self) -> bool {
+    pub(super) fn can_zerocopy(&self) -> bool {
         // SAFETY: By the type invariants; TCP's socks are TCP's.
         unsafe {
             pin_guard_sock_support_zc(self.raw)
@@ -136,7 +136,7 @@ impl Socket {
     }
 
     /// Whether the next send would be part of a datagram that waits for more (UDP_CORK).
-    pub(crate) fn is_corked(&self) -> bool {
+    pub(super) fn is_corked(&self) -> bool {
         // SAFETY: By the type invariants; UDP's socks are UDP's.
         self.protocol == Protocol::Udp && unsafe { pin_guard_udp_corked(self.sk()) }
     }
@@ -148,7 +148,7 @@ impl Socket {
     ///
     /// `range` is within `guard`, and not empty. `ubuf` is null, or valid and its own reference is the
     /// caller's; the guard lives until its last one is gone.
-    pub(crate) unsafe fn transmit(
+    pub(super) unsafe fn transmit(
         &self,
         guard: &PinGuard<Source>,
         range: Range<usize>,
@@ -202,7 +202,7 @@ impl Drop for Socket {
 /// # Invariants
 ///
 /// `raw` is a sock of that protocol, with a reference that is ours.
-pub(crate) struct Sock {
+pub(super) struct Sock {
     raw: *mut bindings::sock,
     protocol: Protocol,
 }
@@ -214,7 +214,7 @@ unsafe impl Sync for Sock {}
 
 impl Sock {
     /// EOPNOTSUPP for what has no connection to reset.
-    pub(crate) fn can_abort(&self) -> Result {
+    pub(super) fn can_abort(&self) -> Result {
         match self.protocol {
             Protocol::Tcp => Ok(()),
             Protocol::Udp => Err(error(bindings::EOPNOTSUPP)),
@@ -224,7 +224,7 @@ impl Sock {
     /// Resets the TCP connection, and frees what is queued. May sleep. Errors: as `can_abort`.
     ///
     /// C: `tcp_abort()` in `net/ipv4/tcp.c`.
-    pub(crate) fn abort(&self) -> Result {
+    pub(super) fn abort(&self) -> Result {
         self.can_abort()?;
         // It says ENOENT where the connection is gone already, which will do.
         // SAFETY: By the type invariants, it is a TCP sock.

@@ -9,56 +9,51 @@
 //! `fs/backing-file.c`). Writes need no window: whoever writes to the page next gets a new one, and the old
 //! one stays as write() was given it (but for private hugetlb memory, see Documentation/administration.rst).
 
+use super::redirect::{replace, Args, Original, Replace};
 use crate::{
+    cache::{Cache, Cached, CachedBox},
     ffi::*,
     module_ref::ModuleRef,
-    redirect::{Args, Route, Target},
-    window::Window,
+    window::{self, Window},
 };
 use kernel::{bindings, prelude::*};
 
-/// A `read_iter` method to watch.
-trait Watched {
-    /// Runs the original.
-    const STAND_IN: ReadIter;
-}
-
-macro_rules! watched {
-    ($(#[$doc:meta])* $target:ident, $name:literal, $module:literal, $stand_in:ident) => {
-        $(#[$doc])*
-        pub(crate) struct $target;
-
-        impl Watched for $target {
-            const STAND_IN: ReadIter = $stand_in;
+macro_rules! read_iter {
+    ($($(#[$doc:meta])* $target:ident: $name:literal in $module:literal, by $stand_in:path;)*) => { $(
+        replace! {
+            $(#[$doc])*
+            $target: $name in $module,
+            fn(iocb: *mut bindings::kiocb, to: *mut bindings::iov_iter) -> c_long, by $stand_in
         }
 
-        // SAFETY: The type and the stand-in are those of a `read_iter` method; the replacement keeps
-        // its reference to its end.
-        unsafe impl Target for $target {
-            type Function = ReadIter;
-            const NAME: &'static CStr = $name;
-            const MODULE: Option<&'static CStr> = Some($module);
-            const ROUTE: Option<Route<ReadIter>> = Some(Route {
-                replacement: read_iter::<Self>,
-                stand_in: Self::STAND_IN,
-            });
-
-            fn wants(args: &Args) -> bool {
+        impl $target {
+            #[inline(always)]
+            fn applies(args: &Args) -> bool {
                 let (iocb, to) = (args.pointer(0), args.pointer(1));
                 // SAFETY: These are the arguments of a `read_iter` method.
                 unsafe { is_direct_user_read(iocb, to) }
             }
+
+            /// # Safety
+            ///
+            /// The arguments are those of a `read_iter` method.
+            unsafe fn call(
+                original: &Original<Self>,
+                iocb: *mut bindings::kiocb,
+                to: *mut bindings::iov_iter,
+            ) -> c_long {
+                // SAFETY: By the safety requirements.
+                unsafe { read_iter(original, iocb, to) }
+            }
         }
-    };
+    )* };
 }
 
-watched! {
+read_iter! {
     /// `ssize_t nfs_file_read(struct kiocb *iocb, struct iov_iter *to)`
-    NfsFileRead, c"nfs_file_read", c"nfs", pin_guard_nfs_file_read
-}
-watched! {
+    NfsFileRead: c"nfs_file_read" in c"nfs", by pin_guard_nfs_file_read;
     /// `ssize_t ceph_read_iter(struct kiocb *iocb, struct iov_iter *to)`
-    CephReadIter, c"ceph_read_iter", c"ceph", pin_guard_ceph_read_iter
+    CephReadIter: c"ceph_read_iter" in c"ceph", by pin_guard_ceph_read_iter;
 }
 
 type ReadIter = unsafe extern "C" fn(*mut bindings::kiocb, *mut bindings::iov_iter) -> c_long;
@@ -89,22 +84,28 @@ struct Read {
     module: ModuleRef,
 }
 
-/// Runs instead of the `read_iter` method `T` for direct reads to user memory.
+pub(crate) static READS: Cache = Cache::new::<Read>(c"pin_guard_read");
+
+// SAFETY: It is for this type.
+unsafe impl Cached for Read {
+    fn cache() -> &'static Cache {
+        &READS
+    }
+}
+
+/// Runs instead of a `read_iter` method for direct reads to user memory.
 ///
 /// # Safety
 ///
-/// Called with the arguments of a `read_iter` method, redirected.
-unsafe extern "C" fn read_iter<T: Watched>(
+/// The arguments are those of a `read_iter` method; [`is_direct_user_read`] is true of them.
+unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
+    original: &Original<T>,
     iocb: *mut bindings::kiocb,
     to: *mut bindings::iov_iter,
 ) -> c_long {
-    // An asynchronous read can complete while the method is still on its way out, so this call needs
-    // a reference of its own.
-    // SAFETY: This is the replacement, and `enter` took a reference for it.
-    let module = unsafe { ModuleRef::adopt() };
     // SAFETY: The caller's requirements are ours.
     let may_wait = unsafe { (*iocb).ki_flags & pin_guard_IOCB_NOWAIT } == 0;
-    // SAFETY: `to` is valid and user-backed (`Target::wants`).
+    // SAFETY: `to` is valid and user-backed.
     let window = match unsafe { Window::open_iter(to, may_wait) } {
         Ok(window) => window,
         Err(e) => return e.to_errno() as c_long,
@@ -113,7 +114,7 @@ unsafe extern "C" fn read_iter<T: Watched>(
     // SAFETY: As above.
     if unsafe { (*iocb).ki_complete }.is_none() {
         // SAFETY: The arguments are the target's.
-        let ret = unsafe { (T::STAND_IN)(iocb, to) };
+        let ret = unsafe { (original.function())(iocb, to) };
         drop(window);
         return ret;
     }
@@ -121,29 +122,29 @@ unsafe extern "C" fn read_iter<T: Watched>(
     // SAFETY: A kiocb is plain data, and valid.
     let mut shadow = unsafe { iocb.read() };
     shadow.ki_complete = Some(complete);
-    let flags = if may_wait { GFP_KERNEL } else { GFP_NOWAIT };
-    let read = KBox::new(
+    let read = CachedBox::new(
         Read {
             iocb: shadow,
             original: iocb,
             window,
-            module: module.clone(),
+            // It can complete while the method is still on its way out: a reference of its own.
+            module: original.module(),
         },
-        flags,
+        window::flags(may_wait),
     );
     let read = match read {
-        Ok(read) => KBox::into_raw(read),
+        Ok(read) => CachedBox::into_raw(read),
         Err(_) => return if may_wait { ENOMEM } else { EAGAIN }.to_errno() as c_long,
     };
     // SAFETY: The shadow is a valid kiocb of the same file.
-    let ret = unsafe { (T::STAND_IN)(read.cast(), to) };
+    let ret = unsafe { (original.function())(read.cast(), to) };
     if ret == -(bindings::EIOCBQUEUED as c_long) {
         // It is the completion's now, and may be gone.
         return ret;
     }
     // SAFETY: It was not queued, so it is still ours; and `iocb` is still the caller's.
     unsafe {
-        let read = KBox::from_raw(read);
+        let read = CachedBox::from_raw(read);
         (*iocb).ki_pos = read.iocb.ki_pos;
         (*iocb).ki_flags = read.iocb.ki_flags;
     }
@@ -157,13 +158,13 @@ unsafe extern "C" fn read_iter<T: Watched>(
 /// `iocb` is the first field of a [`Read`] from [`read_iter`], queued and now complete.
 unsafe extern "C" fn complete(iocb: *mut bindings::kiocb, ret: c_long) {
     // SAFETY: By the safety requirements; a queued read is the completion's.
-    let read = unsafe { KBox::from_raw(iocb.cast::<Read>()) };
+    let read = unsafe { CachedBox::from_raw(iocb.cast::<Read>()) };
     let Read {
         iocb,
         original,
         window,
         module,
-    } = KBox::into_inner(read);
+    } = CachedBox::into_inner(read);
     drop(window);
     // SAFETY: Nobody completes the caller's kiocb but us; after that it is gone. A kiocb with a shadow
     // has a completion.

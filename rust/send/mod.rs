@@ -11,393 +11,33 @@
 //! An skb can hold one `ubuf_info` only. A send that begins in an skb of another joins that one's *chain*
 //! instead of breaking the TCP segment in two: all of a chain end together.
 
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
+mod notif;
+mod notify;
+mod skb;
+mod socket;
+
+pub(crate) use notif::counters;
+pub use notify::{HasNotifier, Notifier, Notify};
+pub use socket::Socket;
+
 use crate::{
     ffi::*,
-    module_ref::ModuleRef,
     pin::{Charge, PinGuard, Source},
-    socket::{Protocol, Sock, Socket},
 };
-use core::{cell::UnsafeCell, mem, ops::Range, ptr};
+use core::{ops::Range, ptr};
 use kernel::{
-    bindings, fmt, impl_has_work, new_work,
+    bindings,
     prelude::*,
     sync::{
-        atomic::{Acquire, Atomic, Relaxed, Release},
+        atomic::{Acquire, Relaxed},
         Arc,
     },
     time::Jiffies,
-    types::Opaque,
-    workqueue::{self, Work, WorkItem},
 };
-
-static SENDS: Atomic<usize> = Atomic::new(0);
-static SENDS_COPIED: Atomic<isize> = Atomic::new(0);
-static SENDS_IN_FLIGHT: Atomic<isize> = Atomic::new(0);
-
-/// The counters of this file, for debugfs `counters`.
-pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_fmt(fmt!("sends {}\n", SENDS.load(Relaxed)))?;
-    f.write_fmt(fmt!("sends_copied {}\n", SENDS_COPIED.load(Relaxed)))?;
-    f.write_fmt(fmt!("sends_in_flight {}\n", SENDS_IN_FLIGHT.load(Relaxed)))
-}
-
-/// A chain takes so many bytes, which is what MSG_ZEROCOPY puts into one notification
-/// (`msg_zerocopy_realloc()` in `net/core/skbuff.c`): with more, the first would wait too long for the last.
-const CHAIN_BYTES: usize = 512 << 10;
-
-/// And so many sends: all are completed in one softirq, and what is appended to an skb is not held against the
-/// room in the socket.
-const CHAIN_SENDS: usize = 256;
-
-/// A guard of more runs is released by a workqueue, as that takes long for a softirq.
-const RUNS_AT_ONCE: usize = 1024;
-
-/// How to send.
-#[derive(Clone, Copy, Default)]
-pub struct SendOptions {
-    /// EAGAIN, or a short send, where the socket has no room (MSG_DONTWAIT). O_NONBLOCK does it too.
-    pub dont_wait: bool,
-    /// There is more to come: no small segment for now (MSG_MORE). TCP only.
-    pub more: bool,
-    /// Have the stack copy on a socket that cannot send without: kTLS and other ULPs, sockmap, TCP with MTU
-    /// probing. Else such a send fails with EOPNOTSUPP.
-    pub copy_ok: bool,
-}
-
-/// Somebody who wants to know when a send is complete.
-pub trait Notify: Send + Sync + 'static {
-    /// The module of this code, its `THIS_MODULE`: it is kept loaded until the send has let go of `self`.
-    fn owner(&self) -> &'static ThisModule;
-
-    /// Called once for each send that it came with and that did not fail, when the memory may be reused;
-    /// that may be before [`Socket::send`] returns.
-    ///
-    /// In softirq or task context, with the socket locked or not: it must not sleep, nor send, nor take a lock
-    /// that is not safe there. The send then drops its reference, in task context if it is the last, so what
-    /// this drops may sleep, and may have the [`InFlight`] in it.
-    fn complete(&self);
-}
-
-/// Where the pins of a send are.
-enum Buffer {
-    Own(PinGuard<Source>),
-    Shared(Arc<PinGuard<Source>>),
-}
-
-impl Buffer {
-    fn guard(&self) -> &PinGuard<Source> {
-        match self {
-            Self::Own(guard) => guard,
-            Self::Shared(guard) => guard,
-        }
-    }
-}
-
-/// What a send holds until it is complete.
-#[derive(Default)]
-struct Load {
-    buffer: Option<Buffer>,
-    charge: Option<Charge>,
-    notify: Option<Arc<dyn Notify>>,
-}
-
-/// The place in a chain.
-struct Link {
-    /// The one whose end is the end of all; null if this is it.
-    head: *const Flight,
-    next: *const Flight,
-    /// Of a head: how many bytes and sends the chain has.
-    bytes: usize,
-    sends: usize,
-}
-
-/// A send, as the stack knows it.
-///
-/// # Invariants
-///
-/// - The sender and the skbs hold `ubuf`, and `ubuf` holds a reference on this (an `Arc`). A link holds the
-///   `ubuf` of its head.
-/// - `load` belongs to the sender until it has put its reference on `ubuf`, then to who puts the last
-///   one of the chain, and then to `work`.
-/// - `link` is changed under the lock of the socket by who appends to an skb that holds the `ubuf` of the
-///   chain, and read alone by who puts the chain's last reference.
-#[pin_data]
-struct Flight {
-    ubuf: Opaque<bindings::ubuf_info>,
-    len: usize,
-    link: UnsafeCell<Link>,
-    load: UnsafeCell<Load>,
-    /// Held for this send; none when it is complete.
-    pages: Atomic<usize>,
-    /// Some skb held its pages.
-    attached: Atomic<bool>,
-    copied: Atomic<bool>,
-    #[pin]
-    done: Opaque<bindings::completion>,
-    sock: Sock,
-    #[pin]
-    work: Work<Self>,
-    // Last, and in this order: they keep the code of `load.notify`, and this code.
-    _owner: Option<ModuleRef>,
-    _module: ModuleRef,
-}
-
-// SAFETY: All that it holds may be released by any thread.
-unsafe impl Send for Flight {}
-// SAFETY: By the type invariants, the cells have one user at a time.
-unsafe impl Sync for Flight {}
-
-impl_has_work! {
-    impl HasWork<Self> for Flight { self.work }
-}
-
-impl WorkItem for Flight {
-    type Pointer = Arc<Self>;
-
-    /// What `complete` leaves: it may sleep, or take long.
-    fn run(flight: Arc<Self>) {
-        // SAFETY: By the type invariants.
-        drop(unsafe { mem::take(&mut *flight.load.get()) });
-    }
-}
-
-static OPS: bindings::ubuf_info_ops = bindings::ubuf_info_ops {
-    complete: Some(Flight::put),
-    link_skb: Some(Flight::link_skb),
-};
-
-impl Flight {
-    fn new(
-        socket: &Socket,
-        len: usize,
-        buffer: Buffer,
-        charge: Option<Charge>,
-        owner: Option<ModuleRef>,
-    ) -> Result<Arc<Self>> {
-        let link = Link {
-            head: ptr::null(),
-            next: ptr::null(),
-            bytes: len,
-            sends: 1,
-        };
-        Arc::pin_init(
-            pin_init!(Self {
-                ubuf: Opaque::new(bindings::ubuf_info {
-                    ops: &OPS,
-                    refcnt: bindings::refcount_t {
-                        refs: bindings::atomic_t { counter: 1 },
-                    },
-                    // Without DONT_ORPHAN the first clone, so any transmission, is a copy, and what the
-                    // congestion window holds back is not even that.
-                    flags: (bindings::SKBFL_ZEROCOPY_ENABLE
-                        | bindings::SKBFL_SHARED_FRAG
-                        | bindings::SKBFL_DONT_ORPHAN) as u8,
-                }),
-                len,
-                link: UnsafeCell::new(link),
-                load: UnsafeCell::new(Load {
-                    buffer: Some(buffer),
-                    charge,
-                    notify: None,
-                }),
-                pages: Atomic::new(0),
-                attached: Atomic::new(false),
-                copied: Atomic::new(false),
-                done <- Opaque::ffi_init(|slot| {
-                    // SAFETY: `slot` is for a completion.
-                    unsafe { bindings::init_completion(slot) }
-                }),
-                sock: socket.sock(),
-                work <- new_work!("pin_guard_send"),
-                _owner: owner,
-                _module: ModuleRef::for_client(),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// The socket took `sent` bytes of `range`: what an own guard has behind them is let go.
-    fn took(
-        &self,
-        load: &mut Load,
-        range: Range<usize>,
-        sent: usize,
-        notify: Option<Arc<dyn Notify>>,
-    ) {
-        let Some(buffer) = &mut load.buffer else {
-            return;
-        };
-        if let Buffer::Own(guard) = buffer {
-            if sent < range.len() {
-                guard.truncate(sent);
-                if let Some(charge) = &mut load.charge {
-                    charge.shrink(guard.pages());
-                }
-            }
-        }
-        let pages = buffer.guard().pages_in(range.start..range.start + sent);
-        self.pages.store(pages, Relaxed);
-        SENDS.add(1, Relaxed);
-        SENDS_IN_FLIGHT.add(1, Relaxed);
-        load.notify = notify;
-    }
-
-    /// # Safety
-    ///
-    /// `ubuf` is that of a `Flight`, and held.
-    unsafe fn from_ubuf<'a>(ubuf: *mut bindings::ubuf_info) -> &'a Self {
-        // SAFETY: By the safety requirements; an `Opaque` is what it holds.
-        unsafe { &*kernel::container_of!(ubuf.cast::<Opaque<_>>(), Self, ubuf) }
-    }
-
-    /// # Safety
-    ///
-    /// The caller owns a reference on `ubuf`, and gives it up.
-    unsafe fn put_ubuf(&self) -> bool {
-        // SAFETY: By the safety requirements.
-        unsafe { bindings::refcount_dec_and_test(&raw mut (*self.ubuf.get()).refcnt) }
-    }
-
-    /// `ubuf_info_ops.complete`: puts one reference. Softirq or task context.
-    ///
-    /// # Safety
-    ///
-    /// `ubuf` is that of a `Flight`, and the caller gives up a reference on it.
-    unsafe extern "C" fn put(
-        skb: *mut bindings::sk_buff,
-        ubuf: *mut bindings::ubuf_info,
-        zerocopy_success: bool,
-    ) {
-        // SAFETY: By the safety requirements.
-        let flight = unsafe { Self::from_ubuf(ubuf) };
-        if !skb.is_null() {
-            flight.attached.store(true, Relaxed);
-        }
-        if !zerocopy_success {
-            flight.copied.store(true, Relaxed);
-        }
-        // SAFETY: By the safety requirements; the last reference makes `link` ours to read, and with it
-        // goes the one that a link has on its head.
-        unsafe {
-            if flight.put_ubuf() {
-                match (*flight.link.get()).head.as_ref() {
-                    None => Self::finish(flight),
-                    Some(head) if head.put_ubuf() => Self::finish(head),
-                    Some(_) => {}
-                }
-            }
-        }
-    }
-
-    /// `ubuf_info_ops.link_skb`: whether the pages of `ubuf` may go into `skb`, too. 0, or EEXIST for "take
-    /// another skb".
-    ///
-    /// # Safety
-    ///
-    /// Called by `skb_zerocopy_iter_stream()`, with the socket of `skb` locked, and `ubuf` a `Flight`'s.
-    unsafe extern "C" fn link_skb(
-        skb: *mut bindings::sk_buff,
-        ubuf: *mut bindings::ubuf_info,
-    ) -> c_int {
-        let no = -(bindings::EEXIST as c_int);
-        // SAFETY: The skb is valid and holds its ubuf.
-        let prev = unsafe { pin_guard_skb_zcopy(skb) };
-        if prev.is_null() || prev == ubuf {
-            return 0;
-        }
-        // A send that joins and finds no room would have to wait for the others, even if it fails.
-        // SAFETY: The skb is valid.
-        let frags = unsafe { (*pin_guard_skb_shinfo(skb)).nr_frags };
-        if u32::from(frags) >= bindings::MAX_SKB_FRAGS {
-            return no;
-        }
-        // SAFETY: As above.
-        if !ptr::eq(unsafe { (*prev).ops }, &OPS) {
-            return no;
-        }
-        // SAFETY: Both are ours and held. By the invariants of `Flight`, the lock of the socket makes the
-        // chain of `prev`, which its skb keeps from its end, and that of a new send ours to change.
-        unsafe {
-            let (flight, prev) = (Self::from_ubuf(ubuf), Self::from_ubuf(prev));
-            let (link, prev_link) = (flight.link.get(), prev.link.get());
-            // Two chains are not joined.
-            if !(*link).head.is_null() || !(*link).next.is_null() {
-                return no;
-            }
-            let head = (*prev_link).head.as_ref().unwrap_or(prev);
-            let chain = head.link.get();
-            if (*chain).bytes + flight.len > CHAIN_BYTES || (*chain).sends == CHAIN_SENDS {
-                return no;
-            }
-            (*chain).bytes += flight.len;
-            (*chain).sends += 1;
-            bindings::refcount_inc(&raw mut (*head.ubuf.get()).refcnt);
-            flight.attached.store(true, Relaxed);
-            (*link).head = head;
-            (*link).next = (*prev_link).next;
-            (*prev_link).next = flight;
-        }
-        0
-    }
-
-    /// The chain is complete.
-    ///
-    /// # Safety
-    ///
-    /// Nobody has a reference on the `ubuf` of `head` or of its chain any more.
-    unsafe fn finish(head: *const Self) {
-        // SAFETY: By the safety requirements and the type invariants, the chain is ours alone, and each
-        // has the `Arc` of its ubuf until `complete`.
-        unsafe {
-            let mut copied = false;
-            let mut at = head;
-            while let Some(flight) = at.as_ref() {
-                copied |= flight.copied.load(Relaxed) || !flight.attached.load(Relaxed);
-                at = (*flight.link.get()).next;
-            }
-            let mut at = head;
-            while let Some(flight) = at.as_ref() {
-                let next = (*flight.link.get()).next;
-                Self::complete(Arc::from_raw(flight), copied);
-                at = next;
-            }
-        }
-    }
-
-    /// Lets go of the pages and tells everybody.
-    fn complete(flight: Arc<Self>, copied: bool) {
-        // SAFETY: By the type invariants: called by who put the chain's last reference.
-        let load = unsafe { &mut *flight.load.get() };
-        let runs = |buffer: &Buffer| buffer.guard().runs().len();
-        let long = load.buffer.as_ref().map_or(0, runs) > RUNS_AT_ONCE;
-        if !long {
-            load.buffer = None;
-            load.charge = None;
-        }
-        flight.copied.store(copied, Relaxed);
-        // None were held for a send that failed.
-        if flight.pages.load(Relaxed) != 0 {
-            SENDS_IN_FLIGHT.add(-1, Relaxed);
-            SENDS_COPIED.add(isize::from(copied), Relaxed);
-        }
-        flight.pages.store(0, Release);
-        // SAFETY: It is initialised.
-        unsafe { bindings::complete_all(flight.done.get()) };
-        if let Some(notify) = load.notify.take() {
-            notify.complete();
-            load.notify = Arc::into_unique_or_drop(notify).map(Arc::from);
-        }
-        let last = if long || load.notify.is_some() {
-            Some(flight)
-        } else {
-            Arc::into_unique_or_drop(flight).map(Arc::from)
-        };
-        if let Some(last) = last {
-            // It is in no queue, so this succeeds.
-            let _ = workqueue::system_long().enqueue(last);
-        }
-    }
-}
+use notif::{Buffer, Notif};
+use socket::Protocol;
 
 /// A send that the socket has taken, and its clones are the same. Dropping it changes nothing for the send; in
 /// task context.
@@ -409,7 +49,7 @@ impl Flight {
 /// C: `struct ubuf_info` in `include/linux/skbuff.h`, `skb_release_data()` in `net/core/skbuff.c`.
 #[derive(Clone)]
 pub struct InFlight {
-    flight: Arc<Flight>,
+    notif: Arc<Notif>,
     sent: usize,
 }
 
@@ -421,7 +61,7 @@ impl InFlight {
 
     /// How many pages the socket holds for it now.
     pub fn pages(&self) -> usize {
-        self.flight.pages.load(Acquire)
+        self.notif.pages.load(Acquire)
     }
 
     /// Whether nobody refers to the pages any more: the memory may be reused.
@@ -433,7 +73,7 @@ impl InFlight {
     /// machine, a tap, a NIC without checksums; or at once, as for a UDP datagram of more than one
     /// fragment.
     pub fn copied(&self) -> bool {
-        self.flight.copied.load(Relaxed)
+        self.notif.copied.load(Relaxed)
     }
 
     /// Waits until it is complete, for `limit` jiffies at most. Sleeps.
@@ -443,7 +83,7 @@ impl InFlight {
         // SAFETY: It is initialised.
         let ret = unsafe {
             bindings::wait_for_completion_killable_timeout(
-                self.flight.done.get(),
+                self.notif.done.get(),
                 limit.min(c_long::MAX as Jiffies),
             )
         };
@@ -464,11 +104,23 @@ impl InFlight {
     /// C: `tcp_abort()` in `net/ipv4/tcp.c`, which `ss -K` calls.
     pub fn abort(&self) -> Result {
         if self.is_complete() {
-            self.flight.sock.can_abort()
+            self.notif.sock.can_abort()
         } else {
-            self.flight.sock.abort()
+            self.notif.sock.abort()
         }
     }
+}
+
+/// How to send.
+#[derive(Clone, Copy, Default)]
+pub struct SendOptions {
+    /// EAGAIN, or a short send, where the socket has no room (MSG_DONTWAIT). O_NONBLOCK does it too.
+    pub dont_wait: bool,
+    /// There is more to come: no small segment for now (MSG_MORE). TCP only.
+    pub more: bool,
+    /// Have the stack copy on a socket that cannot send without: kTLS and other ULPs, sockmap, TCP with MTU
+    /// probing. Else such a send fails with EOPNOTSUPP.
+    pub copy_ok: bool,
 }
 
 impl Socket {
@@ -492,7 +144,7 @@ impl Socket {
         &self,
         guard: PinGuard<Source>,
         options: SendOptions,
-        notify: Option<Arc<dyn Notify>>,
+        notify: Option<Notifier>,
     ) -> Result<InFlight> {
         let range = 0..guard.len();
         self.send_buffer(Buffer::Own(guard), range, options, notify)
@@ -508,7 +160,7 @@ impl Socket {
         guard: &Arc<PinGuard<Source>>,
         range: Range<usize>,
         options: SendOptions,
-        notify: Option<Arc<dyn Notify>>,
+        notify: Option<Notifier>,
     ) -> Result<InFlight> {
         if range.is_empty() || range.end > guard.len() {
             return Err(EINVAL);
@@ -521,7 +173,7 @@ impl Socket {
         buffer: Buffer,
         range: Range<usize>,
         options: SendOptions,
-        notify: Option<Arc<dyn Notify>>,
+        notify: Option<Notifier>,
     ) -> Result<InFlight> {
         let zerocopy = self.can_zerocopy();
         if !zerocopy && !options.copy_ok {
@@ -544,20 +196,17 @@ impl Socket {
         } else {
             None
         };
-        let owner = match &notify {
-            Some(notify) => Some(ModuleRef::try_get(notify.owner()).ok_or(ENODEV)?),
-            None => None,
-        };
+        let notify = notify.map(Notifier::hold).transpose()?;
 
-        let flight = Flight::new(self, range.len(), buffer, charge, owner)?;
-        let ubuf = flight.ubuf.get();
+        let notif = Notif::new(self, range.len(), buffer, charge)?;
+        let ubuf = notif.ubuf.get();
         // INVARIANT: The reference that `ubuf` holds.
-        let _ = Arc::into_raw(flight.clone());
+        let _ = Arc::into_raw(notif.clone());
 
-        // SAFETY: By the invariants of `Flight`, this is ours until the reference on `ubuf` is put.
-        let load = unsafe { &mut *flight.load.get() };
+        // SAFETY: By the invariants of `Notif`, this is ours until the reference on `ubuf` is put.
+        let load = unsafe { &mut *notif.load.get() };
         let sent = match &load.buffer {
-            // SAFETY: The range was checked, and `flight` holds the pins until `ubuf` is gone.
+            // SAFETY: The range was checked, and `notif` holds the pins until `ubuf` is gone.
             Some(buffer) => unsafe {
                 let ubuf = if zerocopy { ubuf } else { ptr::null_mut() };
                 self.transmit(buffer.guard(), range.clone(), flags, ubuf)
@@ -565,30 +214,31 @@ impl Socket {
             None => Err(EINVAL),
         };
         if let Ok(sent) = sent {
-            flight.took(load, range, sent, notify);
+            notif.took(load, range, sent, notify);
         }
         // SAFETY: This is the sender's reference.
-        unsafe { Flight::put(ptr::null_mut(), ubuf, true) };
-        Ok(InFlight {
-            flight,
-            sent: sent?,
-        })
+        unsafe { Notif::put(ptr::null_mut(), ubuf, true) };
+        Ok(InFlight { notif, sent: sent? })
     }
 }
 
 #[kunit_tests(pin_guard_send)]
 mod tests {
-    use super::*;
-    use crate::{
-        kunit::{self, eventually, Page, Pages, Skb},
-        this_module, Module,
+    use super::{
+        kunit::{socket, Skb},
+        notif::{RUNS_AT_ONCE, SENDS, SENDS_IN_FLIGHT},
+        socket::{IPPROTO_TCP, IPPROTO_UDP},
+        *,
     };
-    use kernel::page::PAGE_SIZE;
+    use crate::{
+        impl_has_notifier,
+        kunit::{self, eventually, Page, Pages},
+    };
+    use core::mem;
+    use kernel::{page::PAGE_SIZE, sync::atomic::Atomic};
 
     const P: usize = PAGE_SIZE;
     const EEXIST: c_int = -(bindings::EEXIST as c_int);
-    const IPPROTO_TCP: u16 = 6;
-    const IPPROTO_UDP: u16 = 17;
 
     /// A socket, and 512 KiB of one folio to send from.
     struct Stage {
@@ -600,7 +250,7 @@ mod tests {
 
     impl Stage {
         fn new() -> Result<Self> {
-            Self::on(kunit::socket(bindings::sock_type_SOCK_STREAM, IPPROTO_TCP)?)
+            Self::on(socket(bindings::sock_type_SOCK_STREAM, IPPROTO_TCP)?)
         }
 
         fn on(socket: Socket) -> Result<Self> {
@@ -633,27 +283,27 @@ mod tests {
         }
 
         fn begin_with(&self, buffer: Buffer, range: Range<usize>) -> Result<Sender> {
-            let owner = ModuleRef::try_get(this_module!(Module));
-            let flight = Flight::new(&self.socket, range.len(), buffer, None, owner)?;
+            let notif = Notif::new(&self.socket, range.len(), buffer, None)?;
             // INVARIANT: The reference that `ubuf` holds.
-            let _ = Arc::into_raw(flight.clone());
-            Ok(Sender { flight, range })
+            let _ = Arc::into_raw(notif.clone());
+            Ok(Sender { notif, range })
         }
     }
 
     /// The sender's reference on a `ubuf`, as `send_buffer` has it.
     struct Sender {
-        flight: Arc<Flight>,
+        notif: Arc<Notif>,
         range: Range<usize>,
     }
 
     impl Sender {
-        fn took(&self, sent: usize, notify: Option<Arc<dyn Notify>>) -> InFlight {
+        fn took(&self, sent: usize, notify: Option<Notifier>) -> InFlight {
+            let notify = notify.and_then(|notify| notify.hold().ok());
             // SAFETY: The reference on `ubuf` is not put yet.
-            let load = unsafe { &mut *self.flight.load.get() };
-            self.flight.took(load, self.range.clone(), sent, notify);
+            let load = unsafe { &mut *self.notif.load.get() };
+            self.notif.took(load, self.range.clone(), sent, notify);
             InFlight {
-                flight: self.flight.clone(),
+                notif: self.notif.clone(),
                 sent,
             }
         }
@@ -665,20 +315,20 @@ mod tests {
         /// The pages get into an skb of their own.
         fn attach(&self) -> Result<Skb> {
             // SAFETY: The `ubuf` is held.
-            unsafe { Skb::holding(self.flight.ubuf.get()) }
+            unsafe { Skb::holding(self.notif.ubuf.get()) }
         }
 
         /// The pages get into an skb that may have others. An errno.
         fn join(&self, skb: &Skb) -> c_int {
             // SAFETY: The socket is that of this thread alone.
-            unsafe { Flight::link_skb(skb.as_raw(), self.flight.ubuf.get()) }
+            unsafe { Notif::link_skb(skb.as_raw(), self.notif.ubuf.get()) }
         }
     }
 
     impl Drop for Sender {
         fn drop(&mut self) {
             // SAFETY: This is the sender's reference.
-            unsafe { Flight::put(ptr::null_mut(), self.flight.ubuf.get(), true) };
+            unsafe { Notif::put(ptr::null_mut(), self.notif.ubuf.get(), true) };
         }
     }
 
@@ -702,11 +352,11 @@ mod tests {
         }
     }
 
-    impl Notify for Told {
-        fn owner(&self) -> &'static ThisModule {
-            this_module!(Module)
-        }
+    impl_has_notifier! {
+        impl HasNotifier for Told
+    }
 
+    impl Notify for Told {
         fn complete(&self) {
             self.times.add(1, Relaxed);
         }
@@ -727,24 +377,24 @@ mod tests {
         let sender = stage.begin(3 * P)?;
         let (first, second) = (sender.attach()?, sender.attach()?);
         let sent = first.try_clone()?;
-        let flight = sender.took_all();
-        let waits = || flight.wait(1) == Err(ETIMEDOUT) && flight.pages() == 3;
-        assert_eq!(flight.sent(), 3 * P);
+        let send = sender.took_all();
+        let waits = || send.wait(1) == Err(ETIMEDOUT) && send.pages() == 3;
+        assert_eq!(send.sent(), 3 * P);
         assert_eq!(SENDS_IN_FLIGHT.load(Relaxed), in_flight_before + 1);
         drop(sender);
         assert!(waits());
         drop(first);
         assert!(waits());
         drop(second);
-        assert!(waits() && !flight.is_complete());
+        assert!(waits() && !send.is_complete());
         assert_eq!(stage.pinned(), 3);
         drop(sent);
-        assert!(flight.is_complete());
-        assert_eq!(flight.pages(), 0);
-        assert_eq!(flight.wait(1), Ok(()));
-        assert_eq!(flight.wait(1), Ok(()));
+        assert!(send.is_complete());
+        assert_eq!(send.pages(), 0);
+        assert_eq!(send.wait(1), Ok(()));
+        assert_eq!(send.wait(1), Ok(()));
         assert_eq!(stage.pinned(), 0);
-        assert!(!flight.copied());
+        assert!(!send.copied());
         assert_eq!(SENDS_IN_FLIGHT.load(Relaxed), in_flight_before);
         Ok(())
     }
@@ -754,11 +404,11 @@ mod tests {
         let stage = Stage::new()?;
         let sender = stage.begin(P)?;
         drop(sender.attach()?);
-        let flight = sender.took_all();
-        assert!(!flight.is_complete());
+        let send = sender.took_all();
+        assert!(!send.is_complete());
         assert_eq!(stage.pinned(), 1);
         drop(sender);
-        assert!(flight.is_complete() && !flight.copied());
+        assert!(send.is_complete() && !send.copied());
         assert_eq!(stage.pinned(), 0);
         Ok(())
     }
@@ -768,21 +418,21 @@ mod tests {
         let stage = Stage::new()?;
         // At once: no skb ever held the pages.
         let sender = stage.begin(P)?;
-        let flight = sender.took_all();
+        let send = sender.took_all();
         drop(sender);
-        assert!(flight.is_complete() && flight.copied());
+        assert!(send.is_complete() && send.copied());
 
         // One of two skbs: the other still has the pages.
         let sender = stage.begin(P)?;
         let (first, second) = (sender.attach()?, sender.attach()?);
-        let flight = sender.took_all();
+        let send = sender.took_all();
         drop(sender);
         first.copy()?;
         drop(first);
-        assert!(!flight.is_complete());
+        assert!(!send.is_complete());
         assert_eq!(stage.pinned(), 1);
         drop(second);
-        assert!(flight.is_complete() && flight.copied());
+        assert!(send.is_complete() && send.copied());
         assert_eq!(stage.pinned(), 0);
         Ok(())
     }
@@ -794,7 +444,7 @@ mod tests {
         let before = counters();
         let told = Told::new(None)?;
         let options = SendOptions::default();
-        let send = |guard| stage.socket.send(guard, options, Some(told.clone()));
+        let send = |guard| stage.socket.send(guard, options, Some(told.clone().into()));
         // Not connected.
         assert_eq!(send(stage.guard(P)?).err(), Some(EPIPE));
         assert_eq!(stage.pinned(), 0);
@@ -802,12 +452,12 @@ mod tests {
         for range in [0..0, 1..1, 0..2 * P + 1, 2 * P..2 * P + 1, 5..usize::MAX] {
             let sent = stage
                 .socket
-                .send_shared(&guard, range, options, Some(told.clone()));
+                .send_shared(&guard, range, options, Some(told.clone().into()));
             assert_eq!(sent.err(), Some(EINVAL));
         }
         let sent = stage
             .socket
-            .send_shared(&guard, 1..2 * P, options, Some(told.clone()));
+            .send_shared(&guard, 1..2 * P, options, Some(told.clone().into()));
         assert_eq!(sent.err(), Some(EPIPE));
         assert_eq!(stage.pinned(), 2);
         drop(guard);
@@ -819,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_one_send() -> Result {
-        let stage = Stage::on(kunit::socket(bindings::sock_type_SOCK_DGRAM, IPPROTO_UDP)?)?;
+        let stage = Stage::on(socket(bindings::sock_type_SOCK_DGRAM, IPPROTO_UDP)?)?;
         let more = SendOptions {
             more: true,
             ..SendOptions::default()
@@ -842,14 +492,14 @@ mod tests {
         for (sent, pages) in [(1, 1), (P, 1), (P + 1, 2), (5 * P - 1, 5), (5 * P, 5)] {
             let sender = stage.begin(5 * P)?;
             let skb = sender.attach()?;
-            let flight = sender.took(sent, None);
+            let send = sender.took(sent, None);
             drop(sender);
             assert_eq!(
-                (flight.sent(), flight.pages(), stage.pinned()),
+                (send.sent(), send.pages(), stage.pinned()),
                 (sent, pages, pages)
             );
             drop(skb);
-            assert!(flight.is_complete());
+            assert!(send.is_complete());
             assert_eq!(stage.pinned(), 0);
         }
         Ok(())
@@ -897,18 +547,18 @@ mod tests {
             assert_eq!(senders[2].join(&skb), 0);
             // The last has more than that skb has room for.
             let more = senders[2].attach()?;
-            let flights = [0, 1, 2].map(|i: usize| senders[i].took_all());
+            let sends = [0, 1, 2].map(|i: usize| senders[i].took_all());
             let [a, b, c] = senders.map(Holder::Sender);
             let mut holders = [a, b, c, Holder::Skb(skb), Holder::Skb(more)].map(Some);
             for (i, who) in order.into_iter().enumerate() {
-                assert!(flights.iter().all(|flight| !flight.is_complete()));
+                assert!(sends.iter().all(|send| !send.is_complete()));
                 assert_eq!(stage.pinned(), 4);
                 holders[who] = None;
-                assert_eq!(flights[0].is_complete(), i == 4);
+                assert_eq!(sends[0].is_complete(), i == 4);
             }
-            assert!(flights
+            assert!(sends
                 .iter()
-                .all(|flight| flight.is_complete() && !flight.copied()));
+                .all(|send| send.is_complete() && !send.copied()));
             assert_eq!(stage.pinned(), 0);
         }
         Ok(())
@@ -932,14 +582,14 @@ mod tests {
     fn a_chain_ends_at_256_sends() -> Result {
         let stage = Stage::new()?;
         let told = Told::new(None)?;
-        let mut flights = KVec::new();
+        let mut sends = KVec::new();
         let head = stage.begin(1)?;
         let skb = head.attach()?;
-        flights.push(head.took(1, Some(told.clone())), GFP_KERNEL)?;
+        sends.push(head.took(1, Some(told.clone().into())), GFP_KERNEL)?;
         for _ in 1..256 {
             let sender = stage.begin(1)?;
             assert_eq!(sender.join(&skb), 0);
-            flights.push(sender.took(1, Some(told.clone())), GFP_KERNEL)?;
+            sends.push(sender.took(1, Some(told.clone().into())), GFP_KERNEL)?;
         }
         let sender = stage.begin(1)?;
         assert_eq!(sender.join(&skb), EEXIST);
@@ -948,10 +598,10 @@ mod tests {
         // It does not wait for the others.
         drop(sender);
         assert!(alone.is_complete());
-        assert!(flights.iter().all(|flight| !flight.is_complete()));
+        assert!(sends.iter().all(|send| !send.is_complete()));
         assert_eq!(told.times(), 0);
         drop(skb);
-        assert!(flights.iter().all(|flight| flight.is_complete()));
+        assert!(sends.iter().all(|send| send.is_complete()));
         assert_eq!(told.times(), 256);
         assert_eq!(stage.pinned(), 0);
         Ok(())
@@ -1013,9 +663,9 @@ mod tests {
         assert_eq!(d.join(&foreign), EEXIST);
         drop(foreign);
         // So it is alone.
-        let flight = d.took_all();
+        let send = d.took_all();
         drop(d);
-        assert!(flight.is_complete());
+        assert!(send.is_complete());
         drop((a, b, c, skb, other));
         assert_eq!(stage.pinned(), 0);
         Ok(())
@@ -1032,20 +682,20 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_last_is_let_go_where_it_may_sleep() -> Result {
+    fn last_notifier_is_dropped_in_task_context() -> Result {
         static DROPPED_BY: Atomic<i32> = Atomic::new(0);
         DROPPED_BY.store(0, Relaxed);
         let stage = Stage::new()?;
         let told = Told::new(Some(&DROPPED_BY))?;
         let sender = stage.begin(P)?;
         let skb = sender.attach()?;
-        let flight = sender.took(P, Some(told));
+        let send = sender.took(P, Some(told.into()));
         drop(sender);
         let lock = Arc::pin_init(kernel::new_spinlock!(()), GFP_KERNEL)?;
         let atomic = lock.lock();
         drop(skb);
         drop(atomic);
-        assert!(flight.is_complete());
+        assert!(send.is_complete());
         assert!(eventually(|| DROPPED_BY.load(Relaxed) != 0));
         assert!(DROPPED_BY.load(Relaxed) != kernel::current!().pid());
         Ok(())
@@ -1065,12 +715,12 @@ mod tests {
             let guard = PinGuard::new(addr, runs * P)?;
             let sender = stage.begin_with(Buffer::Own(guard), 0..runs * P)?;
             let skb = sender.attach()?;
-            let flight = sender.took_all();
-            assert_eq!(flight.pages(), runs);
+            let send = sender.took_all();
+            assert_eq!(send.pages(), runs);
             drop((sender, skb));
-            assert!(flight.is_complete());
-            assert_eq!(flight.wait(1), Ok(()));
-            drop(flight);
+            assert!(send.is_complete());
+            assert_eq!(send.wait(1), Ok(()));
+            drop(send);
             if runs == RUNS_AT_ONCE {
                 assert_eq!(pages.references(0), before);
             }
@@ -1089,17 +739,17 @@ mod tests {
                 Err(error(bindings::EOPNOTSUPP)),
             ),
         ] {
-            let stage = Stage::on(kunit::socket(kind, protocol)?)?;
+            let stage = Stage::on(socket(kind, protocol)?)?;
             let sender = stage.begin(P)?;
             let skb = sender.attach()?;
-            let flight = sender.took_all();
+            let send = sender.took_all();
             drop((sender, stage.socket));
-            assert_eq!(flight.abort(), expected);
+            assert_eq!(send.abort(), expected);
             // An abort is no end: an skb has the pages.
-            assert!(!flight.is_complete());
+            assert!(!send.is_complete());
             drop(skb);
-            assert!(flight.is_complete());
-            assert_eq!(flight.abort(), expected);
+            assert!(send.is_complete());
+            assert_eq!(send.abort(), expected);
         }
         Ok(())
     }

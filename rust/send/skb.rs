@@ -7,7 +7,7 @@
 //! (SKBFL_MANAGED_FRAG_REFS), which io_uring sets. It saves a percent of a large send. But what the stack has to
 //! do about it later is not safe with a clone in flight (`__skb_zcopy_downgrade_managed()`).
 
-use crate::{ffi::*, folio::Folio};
+use crate::{ffi::*, pin::Folio};
 use kernel::{bindings, page::PAGE_SHIFT, page::PAGE_SIZE, prelude::*};
 
 /// `msghdr.sg_from_iter`: appends the first `length` bytes of `from`, or as many as the skb has room for,
@@ -18,7 +18,7 @@ use kernel::{bindings, page::PAGE_SHIFT, page::PAGE_SIZE, prelude::*};
 /// Called by `__zerocopy_sg_from_iter()` (`net/core/datagram.c`) on an skb that is being built, with an
 /// iterator over runs that has that many bytes. Who made it holds the pins until the last skb that takes
 /// the `ubuf_info` of the message is freed.
-pub(crate) unsafe extern "C" fn sg_from_iter(
+pub(super) unsafe extern "C" fn sg_from_iter(
     skb: *mut bindings::sk_buff,
     from: *mut bindings::iov_iter,
     length: usize,
@@ -100,9 +100,9 @@ unsafe fn append(
 
 #[kunit_tests(pin_guard_skb)]
 mod tests {
-    use super::*;
+    use super::{super::kunit::Skb, *};
     use crate::{
-        kunit::{self, Page, Pages, Skb},
+        kunit::{self, Page, Pages},
         pin::{PinGuard, Source},
     };
 

@@ -1,0 +1,577 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Redirection of a kernel function to one of ours, through ftrace.
+//!
+//! Two `ftrace_ops` may change the instruction pointer (`FTRACE_OPS_FL_IPMODIFY`, as
+//! `kernel/livepatch/patch.c` does):
+//!
+//! - That of a [`Redirect`] sits on the *target* and sends the calls that [`Replace::applies`] picks to the
+//!   *replacement*. All others go on into the target.
+//! - That of an [`Entrance`] sits on the *stand-in*, a C function of this module with the target's
+//!   signature, and sends its calls into the target, behind the target's own ftrace hook. So the
+//!   replacement calls the original by calling the stand-in. An entrance alone makes a function that is
+//!   not exported one that can be called.
+//!
+//! ftrace reaches both by a return, not by an indirect branch. That matters with IBT: a function
+//! whose address nobody takes (`copy_page_range()`) has its ENDBR sealed at boot and cannot be called
+//! through a pointer. And as the call does not pass the target's hook again, there is no recursion to
+//! tell apart, whatever the compiler makes of the replacement's calls.
+
+use super::symbol::{self, Home};
+use crate::{ffi::*, module_ref::ModuleRef, this_module};
+use core::{marker::PhantomData, mem};
+use kernel::{
+    bindings,
+    error::to_result,
+    fmt, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Relaxed, Release},
+        Mutex,
+    },
+    time::{delay::fsleep, Delta},
+    types::Opaque,
+};
+
+/// Whether redirection is in force; see [`arm`].
+static ARMED: Atomic<i32> = Atomic::new(0);
+
+/// Lets every [`Redirect`] act. Called when nothing can fail any more: a module whose init fails is
+/// freed without regard to its references, so no call may be inside it until then.
+pub(crate) fn arm() {
+    ARMED.store(1, Release);
+}
+
+/// The registers of a call, as the ftrace callback sees them.
+pub(super) struct Args(*mut bindings::ftrace_regs);
+
+impl Args {
+    /// The `n`th argument.
+    #[inline(always)]
+    pub(super) fn number(&self, n: u32) -> usize {
+        // SAFETY: `self.0` is valid during the callback (`enter()`).
+        unsafe {
+            match n {
+                0 => pin_guard_ftrace_regs_get_argument0(self.0),
+                1 => pin_guard_ftrace_regs_get_argument1(self.0),
+                n => pin_guard_ftrace_regs_get_argument(self.0, n),
+            }
+        }
+    }
+
+    /// The `n`th argument, cast to the type of the target's parameter.
+    #[inline(always)]
+    pub(super) fn pointer<T>(&self, n: u32) -> *mut T {
+        self.number(n) as *mut T
+    }
+}
+
+/// A function of the kernel that a stand-in leads to.
+///
+/// # Safety
+///
+/// - `Pointer` is the type of the kernel function called `NAME`.
+/// - `STAND_IN` is a traceable function of this module that nobody calls but who has an [`Entrance`] for it,
+///   or an [`Original`].
+pub(super) unsafe trait Function: 'static + Send + Sync {
+    /// The type of the function: an `extern "C" fn` pointer.
+    type Pointer: Copy + 'static;
+    const NAME: &'static CStr;
+    /// The module that it is in, which may come and go; `None` if it is in the kernel proper.
+    const MODULE: Option<&'static CStr>;
+    const STAND_IN: Self::Pointer;
+}
+
+/// A function to redirect; [`replace!`] implements it.
+///
+/// # Safety
+///
+/// `REPLACEMENT` adopts the module reference that `enter` leaves, and keeps it, or a clone of it, until its last
+/// call of the stand-in has returned: it makes an [`Original`] of it. `ENTER` is [`Redirect::enter`] of this type,
+/// or calls that with its own arguments or not at all.
+pub(super) unsafe trait Replace: Function {
+    /// What runs instead.
+    const REPLACEMENT: Self::Pointer;
+
+    /// The ftrace callback: [`Redirect::enter`], or what calls it where `applies` may be true.
+    const ENTER: Callback;
+
+    /// Whether to redirect this call. Has no effect. Runs in an ftrace callback on every call of the function,
+    /// in its caller's context: must not sleep.
+    fn applies(args: &Args) -> bool;
+}
+
+/// The way to the kernel's own function, for its replacement. It keeps this module loaded.
+pub(super) struct Original<T: Replace> {
+    module: ModuleRef,
+    target: PhantomData<T>,
+}
+
+impl<T: Replace> Original<T> {
+    /// # Safety
+    ///
+    /// The caller is the replacement, and does this once.
+    pub(super) unsafe fn adopt() -> Self {
+        Self {
+            // SAFETY: `enter` has taken a reference for this call.
+            module: unsafe { ModuleRef::adopt() },
+            target: PhantomData,
+        }
+    }
+
+    /// The function. Not to be called once `self` and all its [`Original::module`]s are gone.
+    pub(super) fn function(&self) -> T::Pointer {
+        T::STAND_IN
+    }
+
+    /// For what outlives this call.
+    pub(super) fn module(&self) -> ModuleRef {
+        self.module.clone()
+    }
+}
+
+/// Declares `$target`, which replaces a function of the kernel: `$target::applies()` picks calls, and for
+/// these `$target::call()` runs, with an [`Original`] before the arguments. `$enter` is its ftrace callback,
+/// if it has one of its own.
+macro_rules! replace {
+    (
+        $(#[$doc:meta])*
+        $target:ident: $name:literal $(in $module:literal)?,
+        fn($($arg:ident: $type:ty),*) -> $ret:ty, by $stand_in:path $(, through $enter:path)?
+    ) => {
+        $(#[$doc])*
+        pub(super) struct $target;
+
+        // SAFETY: The type is that of the kernel's function, and of the stand-in, which is declared in
+        // helpers.c for that.
+        unsafe impl $crate::hook::redirect::Function for $target {
+            type Pointer = unsafe extern "C" fn($($type),*) -> $ret;
+            const NAME: &'static CStr = $name;
+            const MODULE: Option<&'static CStr> = {
+                #[allow(unused_mut, unused_assignments)]
+                let mut module: Option<&'static CStr> = None;
+                $(module = Some($module);)?
+                module
+            };
+            const STAND_IN: Self::Pointer = $stand_in;
+        }
+
+        // SAFETY: The replacement makes an `Original` first.
+        unsafe impl $crate::hook::redirect::Replace for $target {
+            const REPLACEMENT: Self::Pointer = {
+                /// # Safety
+                ///
+                /// The arguments are those of the target, and `enter` has redirected the call.
+                unsafe extern "C" fn replacement($($arg: $type),*) -> $ret {
+                    // SAFETY: This is the replacement.
+                    let original = unsafe { $crate::hook::redirect::Original::<$target>::adopt() };
+                    // SAFETY: The arguments are those of the target.
+                    unsafe { $target::call(&original, $($arg),*) }
+                }
+                replacement
+            };
+            const ENTER: $crate::hook::redirect::Callback = {
+                #[allow(unused_mut, unused_assignments)]
+                let mut enter: $crate::hook::redirect::Callback =
+                    $crate::hook::redirect::Redirect::<$target>::enter;
+                $(enter = $enter;)?
+                enter
+            };
+
+            #[inline(always)]
+            fn applies(args: &$crate::hook::redirect::Args) -> bool {
+                $target::applies(args)
+            }
+        }
+    };
+}
+pub(super) use replace;
+
+pub(super) type Callback =
+    unsafe extern "C" fn(usize, usize, *mut bindings::ftrace_ops, *mut bindings::ftrace_regs);
+
+fn ops(func: Callback) -> impl PinInit<Opaque<bindings::ftrace_ops>> {
+    Opaque::ffi_init(move |slot: *mut bindings::ftrace_ops| {
+        // PERMANENT: `sysctl kernel.ftrace_enabled=0` must fail, not turn the protection off.
+        // SAFETY: `slot` is valid for writes; ftrace initialises an `ftrace_ops` that is zero.
+        unsafe {
+            slot.write_bytes(0, 1);
+            (*slot).func = Some(func);
+            (*slot).flags =
+                (bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_PERMANENT) as usize;
+            #[cfg(not(CONFIG_HAVE_DYNAMIC_FTRACE_WITH_ARGS))]
+            {
+                (*slot).flags |= bindings::FTRACE_OPS_FL_SAVE_REGS as usize;
+            }
+        }
+    })
+}
+
+/// Has ftrace call `ops` for the function at `addr`.
+///
+/// Errors: EBUSY, ENOENT, ENOMEM, ENODEV, as for [`Redirect::new`]. May sleep.
+///
+/// # Safety
+///
+/// `ops` is initialised, not registered, and stays where it is until [`unregister`].
+unsafe fn register(ops: *mut bindings::ftrace_ops, addr: usize) -> Result {
+    // SAFETY: By the safety requirements.
+    let result = match unsafe { bindings::ftrace_set_filter_ip(ops, addr, 0, 1) } {
+        0 => (0..ATTEMPTS)
+            .find_map(|_| {
+                // SAFETY: As above.
+                match to_result(unsafe { bindings::register_ftrace_function(ops) }) {
+                    // A BPF trampoline of the same function is being updated
+                    // (`prepare_direct_functions_for_ipmodify()`).
+                    Err(EAGAIN) => {
+                        fsleep(Delta::from_millis(10));
+                        None
+                    }
+                    result => Some(result),
+                }
+            })
+            .unwrap_or(Err(EBUSY)),
+        // ftrace's word for "nothing to trace there".
+        e if e == EINVAL.to_errno() => Err(ENOENT),
+        e => to_result(e),
+    };
+    if result.is_err() {
+        // SAFETY: It is not registered.
+        unsafe { bindings::ftrace_free_filter(ops) };
+    }
+    result
+}
+
+/// How often, 10 ms apart, ftrace is asked again that says EAGAIN.
+const ATTEMPTS: usize = 200;
+
+/// On return nobody is in the callback (`ftrace_shutdown()` synchronises).
+///
+/// # Safety
+///
+/// `ops` is registered.
+unsafe fn unregister(ops: *mut bindings::ftrace_ops) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        bindings::unregister_ftrace_function(ops);
+        bindings::ftrace_free_filter(ops);
+    }
+}
+
+fn report(name: &CStr, e: Error) {
+    match e {
+        EBUSY => pr_err!(
+            "{name}: not protected: redirected already (a livepatch?), or kernel.ftrace_enabled=0\n"
+        ),
+        ENOENT => pr_err!("{name}: not protected: no such function to trace in this kernel\n"),
+        e => pr_err!("{name}: not protected: ftrace cannot redirect it here ({e:?})\n"),
+    }
+}
+
+/// Has calls of the stand-in go to the kernel's function, from creation to drop.
+///
+/// # Invariants
+///
+/// `ops` is registered with ftrace exactly if `on`.
+#[pin_data(PinnedDrop)]
+pub(super) struct Entrance<T: Function> {
+    #[pin]
+    ops: Opaque<bindings::ftrace_ops>,
+    on: Atomic<i32>,
+    /// Where calls go.
+    body: Atomic<usize>,
+    function: PhantomData<T>,
+}
+
+// SAFETY: ftrace is safe from any thread.
+unsafe impl<T: Function> Send for Entrance<T> {}
+// SAFETY: As above.
+unsafe impl<T: Function> Sync for Entrance<T> {}
+
+impl<T: Function> Entrance<T> {
+    /// An entrance to a function of the kernel proper. Errors: as for [`Redirect::new`].
+    pub(super) fn new() -> impl PinInit<Self, Error> {
+        Self::closed().pin_chain(|this| {
+            let addr = symbol::address(T::NAME, None);
+            addr.and_then(|addr| {
+                this.body.store(addr, Relaxed);
+                this.open()
+            })
+            .inspect_err(|&e| report(T::NAME, e))
+        })
+    }
+
+    fn closed() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            ops <- ops(Self::pass),
+            on: Atomic::new(0),
+            body: Atomic::new(0),
+            function: PhantomData,
+        })
+    }
+
+    fn open(&self) -> Result {
+        // SAFETY: `Pointer` is a function pointer.
+        let stand_in = unsafe { mem::transmute_copy(&T::STAND_IN) };
+        // SAFETY: The ops are initialised and stay where they are; they are unregistered by `drop`.
+        unsafe { register(self.ops.get(), stand_in) }?;
+        self.on.store(1, Relaxed);
+        Ok(())
+    }
+
+    /// The ftrace callback on the stand-in.
+    ///
+    /// # Safety
+    ///
+    /// Called by ftrace with the ops of an `Entrance<T>`.
+    unsafe extern "C" fn pass(
+        _ip: usize,
+        _parent_ip: usize,
+        ops: *mut bindings::ftrace_ops,
+        fregs: *mut bindings::ftrace_regs,
+    ) {
+        // SAFETY: `ops` is the field of an `Entrance<T>` that outlives its registration.
+        let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
+        // SAFETY: `body` is set before anybody calls the stand-in, which has the type of the function. The
+        // function cannot move while a call is on its way to it.
+        unsafe { pin_guard_ftrace_regs_set_instruction_pointer(fregs, this.body.load(Relaxed)) };
+    }
+}
+
+#[pinned_drop]
+impl<T: Function> PinnedDrop for Entrance<T> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.on.load(Relaxed) != 0 {
+            // SAFETY: By the type invariants.
+            unsafe { unregister(self.ops.get()) };
+        }
+    }
+}
+
+/// What has become of a redirection.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// Turned off by a module parameter.
+    Off,
+    /// Its module is not loaded.
+    Waiting,
+    Attached,
+    Failed(Error),
+}
+
+/// A function, redirected from creation to drop.
+///
+/// For a target in a module, attaches when that module comes and detaches when it goes: ftrace does
+/// neither for `IPMODIFY` users and ends in a WARN and a dead ftrace otherwise
+/// (`kernel/trace/ftrace.c`, `ftrace_module_enable()`, `__ftrace_hash_rec_update()`).
+///
+/// # Invariants
+///
+/// `ops` is registered with ftrace exactly in [`State::Attached`].
+#[pin_data(PinnedDrop)]
+pub(super) struct Redirect<T: Replace> {
+    #[pin]
+    ops: Opaque<bindings::ftrace_ops>,
+    #[pin]
+    entrance: Entrance<T>,
+    #[pin]
+    notifier: Opaque<bindings::notifier_block>,
+    #[pin]
+    state: Mutex<State>,
+    /// Whether `notifier` is registered.
+    notifier_on: Atomic<i32>,
+}
+
+// SAFETY: The C objects are used under the state's mutex or by ftrace and the notifier chain, which
+// are safe from any thread.
+unsafe impl<T: Replace> Send for Redirect<T> {}
+// SAFETY: As above.
+unsafe impl<T: Replace> Sync for Redirect<T> {}
+
+impl<T: Replace> Redirect<T> {
+    /// Redirects the target from now on, or from when its module comes; not at all if `!wanted`.
+    ///
+    /// Errors, each with a line in the log: EBUSY if the target is redirected already (livepatch) or
+    /// `kernel.ftrace_enabled` is 0; ENOENT if this kernel has no such function to trace; ENODEV if
+    /// ftrace is dead; ENOMEM. May sleep.
+    pub(super) fn new(wanted: bool) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            ops <- ops(T::ENTER),
+            entrance <- Entrance::closed(),
+            notifier <- Opaque::ffi_init(|slot: *mut bindings::notifier_block| {
+                // SAFETY: `slot` is valid for writes; a notifier block may be zero but for the call.
+                unsafe {
+                    slot.write_bytes(0, 1);
+                    (*slot).notifier_call = Some(Self::module_event);
+                }
+            }),
+            state <- new_mutex!(State::Off),
+            notifier_on: Atomic::new(0),
+        })
+        .pin_chain(move |this| {
+            if wanted {
+                this.turn_on().inspect_err(|&e| report(T::NAME, e))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    fn turn_on(&self) -> Result {
+        self.entrance.open()?;
+        *self.state.lock() = State::Waiting;
+        let Some(name) = T::MODULE else {
+            return self.attach(&mut self.state.lock(), None);
+        };
+        // First, so that no arrival is missed; it may attach before we do.
+        // SAFETY: The notifier stays where it is until it is unregistered by `drop`.
+        to_result(unsafe { bindings::register_module_notifier(self.notifier.get()) })?;
+        self.notifier_on.store(1, Relaxed);
+        let home = Home::find(name);
+        let mut state = self.state.lock();
+        if home.is_some() {
+            self.attach(&mut state, home.as_ref())
+        } else if symbol::is_built_in(name) {
+            self.attach(&mut state, None)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn attach(&self, state: &mut State, home: Option<&Home>) -> Result {
+        if *state == State::Attached {
+            return Ok(());
+        }
+        let home = T::MODULE.zip(home);
+        let result = symbol::address(T::NAME, home).and_then(|addr| {
+            // SAFETY: The ops are initialised, not registered, and stay where they are.
+            unsafe { register(self.ops.get(), addr) }
+        });
+        *state = match result {
+            Ok(()) => State::Attached,
+            Err(e) => State::Failed(e),
+        };
+        result
+    }
+
+    fn detach(&self, state: &mut State) {
+        if *state == State::Attached {
+            // SAFETY: By the type invariants.
+            unsafe { unregister(self.ops.get()) };
+        }
+        *state = State::Waiting;
+    }
+
+    /// The module notifier.
+    ///
+    /// # Safety
+    ///
+    /// Called by the module loader with our notifier block.
+    unsafe extern "C" fn module_event(
+        notifier: *mut bindings::notifier_block,
+        event: usize,
+        data: *mut c_void,
+    ) -> c_int {
+        // SAFETY: `notifier` is the field of a `Redirect<T>` that outlives its registration.
+        let this = unsafe { &*kernel::container_of!(Opaque::cast_from(notifier), Self, notifier) };
+        let module = data.cast::<bindings::module>();
+        // SAFETY: The loader passes the module that comes or goes.
+        let name = unsafe { CStr::from_char_ptr((*module).name.as_ptr()) };
+        if T::MODULE != Some(name) {
+            return bindings::NOTIFY_DONE as c_int;
+        }
+
+        let mut state = this.state.lock();
+        match event as u32 {
+            // LIVE for one that was on its way in when we were, too.
+            bindings::module_state_MODULE_STATE_COMING
+            | bindings::module_state_MODULE_STATE_LIVE
+                if *state == State::Waiting =>
+            {
+                // SAFETY: The chain has passed it.
+                let home = unsafe { Home::of_notifier(module) };
+                if let Err(e) = this.attach(&mut state, Some(&home)) {
+                    report(T::NAME, e);
+                }
+            }
+            bindings::module_state_MODULE_STATE_GOING => this.detach(&mut state),
+            _ => {}
+        }
+        bindings::NOTIFY_DONE as c_int
+    }
+
+    /// The ftrace callback on the target.
+    ///
+    /// # Safety
+    ///
+    /// Called by ftrace with the ops of a `Redirect<T>`.
+    pub(super) unsafe extern "C" fn enter(
+        ip: usize,
+        _parent_ip: usize,
+        ops: *mut bindings::ftrace_ops,
+        fregs: *mut bindings::ftrace_regs,
+    ) {
+        if T::applies(&Args(fregs)) {
+            // SAFETY: As above.
+            unsafe { Self::redirect(ip, ops, fregs) };
+        }
+    }
+
+    /// Sends the call to the replacement. Apart, so that calls that go on pay for none of this.
+    ///
+    /// # Safety
+    ///
+    /// As for `enter`, if the redirection applies.
+    #[inline(never)]
+    unsafe fn redirect(
+        ip: usize,
+        ops: *mut bindings::ftrace_ops,
+        fregs: *mut bindings::ftrace_regs,
+    ) {
+        if ARMED.load(Acquire) == 0 {
+            return;
+        }
+        let Some(module) = ModuleRef::try_get(this_module!()) else {
+            return;
+        };
+        // The replacement adopts it.
+        mem::forget(module);
+        // SAFETY: `ops` is the field of a `Redirect<T>` that outlives its registration.
+        let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
+        let body = ip + bindings::MCOUNT_INSN_SIZE as usize;
+        this.entrance.body.store(body, Relaxed);
+        // SAFETY: By the safety requirements of `Function` and `Replace`, the replacement has the target's
+        // type, and `fregs` holds the target's arguments.
+        unsafe {
+            let replacement = mem::transmute_copy(&T::REPLACEMENT);
+            pin_guard_ftrace_regs_set_instruction_pointer(fregs, replacement);
+        }
+    }
+
+    /// Writes the target's name and what has become of it.
+    pub(super) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = T::NAME;
+        match (*self.state.lock(), T::MODULE) {
+            (State::Off, _) => f.write_fmt(fmt!("{name} off\n")),
+            (State::Attached, _) => f.write_fmt(fmt!("{name} attached\n")),
+            (State::Waiting, Some(module)) => {
+                f.write_fmt(fmt!("{name} waiting for module {module}\n"))
+            }
+            (State::Waiting, None) => f.write_fmt(fmt!("{name} detached\n")),
+            (State::Failed(e), _) => f.write_fmt(fmt!("{name} failed {}\n", e.to_errno())),
+        }
+    }
+}
+
+#[pinned_drop]
+impl<T: Replace> PinnedDrop for Redirect<T> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.notifier_on.load(Relaxed) != 0 {
+            // SAFETY: Registered by `turn_on`.
+            unsafe { bindings::unregister_module_notifier(self.notifier.get()) };
+        }
+        // The module's last reference is gone (or it was never armed), so no replacement runs, and nobody
+        // needs the entrance, which goes next.
+        self.detach(&mut self.state.lock());
+    }
+}

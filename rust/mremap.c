@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What mremap() passes to the function that hook/remap.rs redirects: a structure of mm/ alone.
+ */
+
+#include "internal.h"
+
+#include "helpers.h"
+
+notrace struct mm_struct *pin_guard_what_moves(const void *pmc, unsigned long *start,
+					       unsigned long *end, unsigned long *to)
+{
+	const struct pagetable_move_control *move = pmc;
+
+	*start = move->old_addr;
+	*end = move->old_end;
+	*to = move->new_addr;
+	return move->old->vm_mm;
+}

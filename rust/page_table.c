@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a page table has for an address: all of it is macros and inline functions, which Rust cannot
+ * reach. Used by hook/present.rs.
+ */
+
+#include <linux/hugetlb.h>
+#include <linux/leafops.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+
+#include "helpers.h"
+
+static int leaf_kind(softleaf_t leaf, unsigned long *swap)
+{
+	*swap = leaf.val;
+	if (softleaf_is_swap(leaf))
+		return PIN_GUARD_SWAP;
+	if (softleaf_is_migration(leaf) || softleaf_is_device_exclusive(leaf))
+		return PIN_GUARD_ELSEWHERE;
+	return PIN_GUARD_ABSENT;
+}
+
+/* Under the lock of the entry: nobody takes the page from it meanwhile. */
+static int page_kind(struct page *page)
+{
+	return PageAnon(page) && !PageAnonExclusive(page) ? PIN_GUARD_SHARED : PIN_GUARD_PRESENT;
+}
+
+static int pud_kind(pud_t pud)
+{
+	if (pud_none(pud))
+		return PIN_GUARD_ABSENT;
+	return pud_present(pud) ? page_kind(pud_page(pud)) : PIN_GUARD_ELSEWHERE;
+}
+
+static int pmd_kind(pmd_t pmd, unsigned long *swap)
+{
+	if (!pmd_present(pmd))
+		return pmd_none(pmd) ? PIN_GUARD_ABSENT : leaf_kind(softleaf_from_pmd(pmd), swap);
+	return pmd_special(pmd) ? PIN_GUARD_PRESENT : page_kind(pmd_page(pmd));
+}
+
+static int pte_kind(pte_t pte, unsigned long *swap)
+{
+	if (!pte_present(pte))
+		return pte_none(pte) ? PIN_GUARD_ABSENT : leaf_kind(softleaf_from_pte(pte), swap);
+	return pte_special(pte) ? PIN_GUARD_PRESENT : page_kind(pte_page(pte));
+}
+
+/* The lock of a hugetlb page's entry, or that of any other. */
+static spinlock_t *lock_of(struct vm_area_struct *vma, void *entry, spinlock_t *other)
+{
+	return is_vm_hugetlb_page(vma) ? huge_pte_lockptr(hstate_vma(vma), vma->vm_mm, entry) : other;
+}
+
+/*
+ * What is at @addr, of enum pin_guard_entry, and, if it is in *@swap, the swap entry. Returns how many
+ * bytes around @addr that holds for.
+ *
+ * The mmap lock is held for write, and so is @vma's: no table comes or goes. An entry can be none for a
+ * moment under its lock, in a migration or while a THP is discarded.
+ */
+unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
+			      unsigned long *swap)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	pgd_t *pgd = pgd_offset(mm, addr);
+	spinlock_t *ptl;
+	p4d_t *p4d;
+	pud_t *pud, pudval;
+	pmd_t *pmd, pmdval;
+	pte_t *pte;
+
+	*kind = PIN_GUARD_ABSENT;
+	if (pgd_none(pgdp_get(pgd)))
+		return PGDIR_SIZE;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(p4dp_get(p4d)))
+		return P4D_SIZE;
+	pud = pud_offset(p4d, addr);
+	pudval = pudp_get(pud);
+	if (!pud_present(pudval) || pud_leaf(pudval)) {
+		ptl = lock_of(vma, pud, pud_lockptr(mm, pud));
+		spin_lock(ptl);
+		*kind = pud_kind(pudp_get(pud));
+		spin_unlock(ptl);
+		return PUD_SIZE;
+	}
+	pmd = pmd_offset(pud, addr);
+	pmdval = pmdp_get_lockless(pmd);
+	if (!pmd_present(pmdval) || pmd_leaf(pmdval)) {
+		ptl = lock_of(vma, pmd, pmd_lockptr(mm, pmd));
+		spin_lock(ptl);
+		pmdval = pmdp_get(pmd);
+		if (!pmd_present(pmdval) || pmd_leaf(pmdval))
+			*kind = pmd_kind(pmdval, swap);
+		spin_unlock(ptl);
+		/* It may have been split. */
+		if (!pmd_present(pmdval) || pmd_leaf(pmdval))
+			return PMD_SIZE;
+	}
+	pte = pte_offset_kernel(pmd, addr);
+	ptl = lock_of(vma, pte, pte_lockptr(mm, pmd));
+	spin_lock(ptl);
+	*kind = pte_kind(ptep_get(pte), swap);
+	spin_unlock(ptl);
+	return PAGE_SIZE;
+}

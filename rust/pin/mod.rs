@@ -1,0 +1,671 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pin guard: user pages held by FOLL_PIN, and released by whoever owns the value.
+
+mod charge;
+mod folio;
+mod held;
+mod pins;
+mod run;
+
+pub use run::Run;
+pub(crate) use {charge::Charge, folio::Folio, pins::Pins};
+
+use core::{marker::PhantomData, ops::Range};
+use held::Held;
+use kernel::{
+    bindings,
+    iov::{IovIterDest, IovIterSource},
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+};
+use pins::count_pages;
+
+/// User memory, pinned (FOLL_PIN) for I/O in direction `D` until this value is dropped.
+///
+/// A fork leaves pinned pages with the parent and copies them for the child at once, so the device and
+/// the owner of the memory keep seeing the same pages. The pages are the user's all the same: it may
+/// read and write them at any time, so nothing here hands out references into them.
+///
+/// [`PinGuard::read`] and [`PinGuard::write`] may race with user space, the device, and each other, and
+/// order nothing. A read finds each byte as it was before or after a racing write, and racing writes leave
+/// each byte as one of them wrote it; neighbouring bytes may differ in that.
+///
+/// Dropping the guard releases the pins, in any context, and dirties the pages of a [`Dest`]. What has to
+/// sleep for that (clean pages of a shared file mapping) is left to a workqueue; [`PinGuard::release`] does
+/// it on the spot.
+///
+/// C: `pin_user_pages_fast()` in `mm/gup.c`, `iov_iter_extract_pages()` in `lib/iov_iter.c`,
+/// `Documentation/core-api/pin_user_pages.rst`.
+///
+/// # Examples
+///
+/// ```ignore
+/// use pin_guard::{Dest, PinGuard};
+///
+/// fn receive(addr: usize, data: &[u8]) -> Result {
+///     let buffer = PinGuard::<Dest>::new(addr, data.len())?;
+///     // ... hand `buffer.runs()` to a device, or:
+///     buffer.write(0, data)
+/// }
+/// ```
+pub struct PinGuard<D: Direction> {
+    held: Held,
+    _direction: PhantomData<D>,
+}
+
+impl<D: Direction> PinGuard<D> {
+    /// Pins `len` bytes of user memory at `addr`, of the current task.
+    ///
+    /// Any alignment and length will do. For I/O that ends soon; see [`PinGuard::long_term`]. May sleep.
+    ///
+    /// Errors, with nothing kept: EINVAL for no length or a range beyond the address space; EFAULT if a
+    /// page is not mapped, is not writable ([`Dest`]), or there is no user memory (kernel threads);
+    /// ENOMEM; EINTR or EAGAIN if killed.
+    pub fn new(addr: usize, len: usize) -> Result<Self> {
+        Held::user(addr, len, D::GUP_FLAGS, None).map(Self::from_held)
+    }
+
+    /// As [`PinGuard::new`], for pins that last as long as user space wishes (FOLL_LONGTERM).
+    ///
+    /// The pages are migrated out of movable memory first, and charged to the user's RLIMIT_MEMLOCK: over
+    /// that ENOMEM, unless the task has CAP_IPC_LOCK. Pages of files that need
+    /// writeback give EFAULT for a [`Dest`], files on DAX EOPNOTSUPP.
+    pub fn long_term(addr: usize, len: usize) -> Result<Self> {
+        let flags = D::GUP_FLAGS | bindings::FOLL_LONGTERM;
+        Held::user(
+            addr,
+            len,
+            flags,
+            Some(Charge::new(count_pages(addr, len)?)?),
+        )
+        .map(Self::from_held)
+    }
+
+    fn from_held(held: Held) -> Self {
+        Self {
+            held,
+            _direction: PhantomData,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.held.len
+    }
+
+    /// Never: a guard holds at least a byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Number of pins held: one a page, also where the memory is huge pages.
+    pub fn pages(&self) -> usize {
+        self.held.pins.pages()
+    }
+
+    /// The memory, in order, as folio-contiguous runs: a 2 MiB huge page is one.
+    pub fn runs(&self) -> &[Run] {
+        self.held.pins.runs()
+    }
+
+    /// Copies `out.len()` bytes from `offset` bytes into the memory on to `out`. Does not sleep.
+    ///
+    /// Errors: EINVAL beyond the end.
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> Result {
+        let base = out.as_mut_ptr();
+        self.held.walk(offset, out.len(), |at, user, len| {
+            // C's memcpy() may race, Rust's copies must not.
+            // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked for.
+            unsafe { bindings::memcpy(base.add(at).cast(), user.cast(), len) };
+        })
+    }
+
+    /// Releases the pins on the spot. May sleep.
+    pub fn release(mut self) {
+        self.held.release();
+    }
+}
+
+impl PinGuard<Dest> {
+    /// Copies `data` to `offset` bytes into the memory. Does not sleep.
+    ///
+    /// Errors: EINVAL beyond the end.
+    pub fn write(&self, offset: usize, data: &[u8]) -> Result {
+        self.held.walk(offset, data.len(), |at, user, len| {
+            // As in `read`.
+            // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked for.
+            unsafe { bindings::memcpy(user.cast(), data.as_ptr().add(at).cast(), len) };
+        })
+    }
+
+    /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
+    ///
+    /// Errors, with nothing kept and `iter` where it was: EINVAL for no length or an iterator that is not
+    /// on user memory (its pages are not for us to pin); else as [`PinGuard::new`].
+    pub fn from_iter(iter: &mut IovIterDest<'_>, max: usize) -> Result<Self> {
+        // SAFETY: The iterator is valid by its invariants.
+        unsafe { Held::extract(iter.as_raw(), max, Dest::GUP_FLAGS) }.map(Self::from_held)
+    }
+}
+
+impl PinGuard<Source> {
+    /// Whether the pages are charged to RLIMIT_MEMLOCK.
+    pub(crate) fn is_charged(&self) -> bool {
+        self.held.charge.is_some()
+    }
+
+    /// Number of pins that the bytes `range` have.
+    pub(crate) fn pages_in(&self, range: Range<usize>) -> usize {
+        let (runs, mut skip) = self.runs_at(range.start);
+        let mut left = range.len();
+        let mut pages = 0;
+        for run in runs {
+            if skip >= run.len() {
+                skip -= run.len();
+                continue;
+            }
+            let part = left.min(run.len() - skip);
+            let start = run.offset() + skip;
+            pages += (start + part).div_ceil(PAGE_SIZE) - (start >> PAGE_SHIFT);
+            left -= part;
+            skip = 0;
+            if left == 0 {
+                break;
+            }
+        }
+        pages
+    }
+
+    /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where
+    /// the byte is in them.
+    pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
+        let runs = self.runs();
+        let at = runs.first().map_or(0, Run::offset) + offset;
+        match runs.get(at >> PAGE_SHIFT..) {
+            Some(runs) if self.held.single && at >= PAGE_SIZE => (runs, at % PAGE_SIZE),
+            _ => (runs, offset),
+        }
+    }
+
+    /// Lets go of what is behind the first `len` bytes: not zero, and no more than there are.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.held.pins.truncate(len);
+        self.held.len = len;
+        if let Some(charge) = &mut self.held.charge {
+            charge.shrink(self.held.pins.pages());
+        }
+    }
+
+    /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
+    ///
+    /// Errors: as for a [`Dest`].
+    pub fn from_iter(iter: &mut IovIterSource<'_>, max: usize) -> Result<Self> {
+        // SAFETY: The iterator is valid by its invariants.
+        unsafe { Held::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_held)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Which way the data goes; named as the sides of an `iov_iter` are.
+pub trait Direction: sealed::Sealed + Send + Sync + 'static {
+    #[doc(hidden)]
+    const GUP_FLAGS: u32;
+}
+
+/// The device reads the user's pages.
+pub struct Source;
+
+/// The device writes the user's pages: they must be writable, and are dirtied on release.
+pub struct Dest;
+
+impl sealed::Sealed for Source {}
+impl Direction for Source {
+    const GUP_FLAGS: u32 = 0;
+}
+
+impl sealed::Sealed for Dest {}
+impl Direction for Dest {
+    const GUP_FLAGS: u32 = bindings::FOLL_WRITE;
+}
+
+#[kunit_tests(pin_guard_pin)]
+mod tests {
+    use super::{pins::CHUNK, *};
+    use crate::kunit::{self, Page, Pages};
+    use core::ptr;
+    use kernel::{
+        sync::{
+            atomic::{Atomic, Relaxed},
+            Arc,
+        },
+        workqueue,
+    };
+
+    const P: usize = PAGE_SIZE;
+
+    /// User memory whose pages are of several folios, in some disorder.
+    struct Memory {
+        large: Pages,
+        small: Pages,
+        addr: usize,
+        /// References before anything is pinned.
+        before: [usize; 5],
+    }
+
+    /// Pages of the large folio, then of the small ones.
+    const SLOTS: [(bool, usize); 12] = [
+        (true, 2), // a run
+        (true, 3),
+        (true, 4),
+        (false, 0), // physically contiguous, but not one folio
+        (false, 1),
+        (true, 6), // up to the end of its folio
+        (true, 7),
+        (true, 0), // from its beginning
+        (false, 3),
+        (true, 5), // backwards
+        (true, 4),
+        (true, 5),
+    ];
+    const RUNS: [usize; 8] = [3, 1, 1, 2, 1, 1, 1, 2];
+    const LEN: usize = SLOTS.len() * P;
+
+    impl Memory {
+        fn new() -> Result<Self> {
+            let (large, small) = (Pages::one_folio(3)?, Pages::folios(2)?);
+            let slots = SLOTS.map(|(is_large, n)| if is_large { &large } else { &small }.at(n));
+            let addr = kunit::map(&slots)?;
+            let mut memory = Self {
+                large,
+                small,
+                addr,
+                before: [0; 5],
+            };
+            memory.before = memory.references();
+            Ok(memory)
+        }
+
+        fn slot(&self, n: usize) -> Page {
+            let (is_large, n) = SLOTS[n];
+            if is_large { &self.large } else { &self.small }.at(n)
+        }
+
+        fn references(&self) -> [usize; 5] {
+            core::array::from_fn(|i| match i {
+                0 => self.large.references(0),
+                _ => self.small.references(i - 1),
+            })
+        }
+
+        /// Whether the pages of these slots are pinned, and no others.
+        fn pinned(&self, slots: Range<usize>) -> bool {
+            let mut expected = self.before;
+            for (is_large, n) in &SLOTS[slots] {
+                match is_large {
+                    true => expected[0] += 1,
+                    false => expected[n + 1] += bindings::GUP_PIN_COUNTING_BIAS as usize,
+                }
+            }
+            let references = self.references();
+            if references != expected {
+                pr_info!("expected {expected:?} references, came {references:?}\n");
+            }
+            references == expected
+        }
+
+        fn pin(&self, offset: usize, len: usize) -> Result<PinGuard<Source>> {
+            PinGuard::new(self.addr + offset, len)
+        }
+    }
+
+    /// The number of pages from the byte `start` to before `end`.
+    fn touched(start: usize, end: usize) -> usize {
+        (start / P..=(end - 1) / P).count()
+    }
+
+    #[test]
+    fn a_huge_folio_is_one_run() -> Result {
+        let pages = Pages::one_folio(9)?;
+        let mut all = KVec::new();
+        for page in pages.all() {
+            all.push(page, GFP_KERNEL)?;
+        }
+        let addr = kunit::map(&all)?;
+        let before = pages.references(0);
+        // Several lookups, which may end anywhere.
+        for (offset, len) in [
+            (0, 512 * P),
+            (100, 512 * P - 200),
+            (127 * P, 2 * P),
+            (P, 128 * P),
+        ] {
+            let guard = PinGuard::<Source>::new(addr + offset, len)?;
+            assert_eq!(guard.runs().len(), 1);
+            assert_eq!(guard.runs()[0].offset(), offset % P);
+            assert_eq!(guard.runs()[0].len(), len);
+            assert_eq!(guard.pages(), touched(offset, offset + len));
+            assert_eq!(pages.references(0), before + guard.pages());
+            drop(guard);
+            assert_eq!(pages.references(0), before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn runs_end_where_folios_or_order_do() -> Result {
+        let memory = Memory::new()?;
+        let guard = memory.pin(0, LEN)?;
+        let mut slot = 0;
+        for (run, pages) in guard.runs().iter().zip(RUNS) {
+            assert_eq!(
+                (run.offset(), run.len(), run.pages()),
+                (0, pages * P, pages)
+            );
+            assert!(ptr::eq(run.as_bio_vec().bv_page, memory.slot(slot)));
+            slot += pages;
+        }
+        assert_eq!(guard.runs().len(), RUNS.len());
+        assert!(memory.pinned(0..SLOTS.len()));
+        drop(guard);
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+
+    #[test]
+    fn more_pages_than_are_looked_up_at_a_time() -> Result {
+        let pages = Pages::folios(1)?;
+        let mut all = KVec::new();
+        for i in 0..3 * CHUNK + 1 {
+            all.push(pages.at(i % 2), GFP_KERNEL)?;
+        }
+        let guard = PinGuard::<Source>::new(kunit::map(&all)? + 1, all.len() * P - 2)?;
+        assert_eq!(guard.runs().len(), all.len());
+        for (i, (run, page)) in guard.runs().iter().zip(&all).enumerate() {
+            assert!(ptr::eq(run.as_bio_vec().bv_page, *page));
+            assert_eq!(run.offset(), usize::from(i == 0));
+            let edge = i == 0 || i == 3 * CHUNK;
+            assert_eq!(run.len(), P - usize::from(edge));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn any_offset_and_length() -> Result {
+        let memory = Memory::new()?;
+        let edges = [0, 1, P - 1, P, P + 1, 3 * P - 1, 3 * P, 5 * P + 7, LEN - 1];
+        for offset in edges {
+            for end in edges.iter().map(|edge| LEN - edge) {
+                if offset >= end {
+                    continue;
+                }
+                let guard = memory.pin(offset, end - offset)?;
+                assert_eq!(guard.len(), end - offset);
+                let bytes: usize = guard.runs().iter().map(Run::len).sum();
+                assert_eq!(bytes, end - offset);
+                assert_eq!(guard.pages(), touched(offset, end));
+                assert_eq!(guard.runs()[0].offset(), offset % P);
+                assert!(guard.runs()[1..].iter().all(|run| run.offset() == 0));
+                assert!(memory.pinned(offset / P..end.div_ceil(P)));
+            }
+        }
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_at_the_ends_of_the_address_space() -> Result {
+        let cases = [
+            (0, 1, Ok(1)),
+            (P - 1, 2, Ok(2)),
+            (P, P, Ok(1)),
+            (0, usize::MAX, Ok(usize::MAX / P + 1)),
+            (1, usize::MAX, Ok(usize::MAX / P + 1)),
+            (2, usize::MAX, Err(EINVAL)),
+            (usize::MAX, 1, Ok(1)),
+            (usize::MAX, 2, Err(EINVAL)),
+            (usize::MAX - (P - 1), P, Ok(1)),
+            (usize::MAX - (P - 1), P + 1, Err(EINVAL)),
+            (usize::MAX - P, P + 1, Ok(2)),
+            (0, 0, Err(EINVAL)),
+            (usize::MAX, 0, Err(EINVAL)),
+        ];
+        for (addr, len, expected) in cases {
+            assert_eq!(count_pages(addr, len), expected);
+        }
+        // Not user memory. No more than one page of these is looked up.
+        kunit::mm()?;
+        for addr in [usize::MAX, usize::MAX - (P - 1), 1 << 63] {
+            assert_eq!(PinGuard::<Source>::new(addr, 1).err(), Some(EFAULT));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_hole_keeps_nothing() -> Result {
+        assert_eq!(PinGuard::<Source>::new(P, P).err(), Some(EFAULT));
+        let memory = Memory::new()?;
+        kunit::unmap(memory.addr + 6 * P, 1)?;
+        let memory = Memory {
+            before: memory.references(),
+            ..memory
+        };
+        assert_eq!(memory.pin(0, LEN).err(), Some(EFAULT));
+        assert_eq!(memory.pin(5 * P + 1, P).err(), Some(EFAULT));
+        assert_eq!(memory.pin(6 * P, 1).err(), Some(EFAULT));
+        assert!(memory.pinned(0..0));
+        let guard = memory.pin(1, 6 * P - 1)?;
+        assert!(memory.pinned(0..6));
+        drop(guard);
+        Ok(())
+    }
+
+    #[test]
+    fn truncating_lets_go_of_what_is_behind() -> Result {
+        let memory = Memory::new()?;
+        for offset in [0, 1, P - 1, 4 * P + 9] {
+            let whole = LEN - offset;
+            for len in Iterator::chain((1..whole).step_by(1023), [P - 1, P, P + 1, whole]) {
+                let mut guard = memory.pin(offset, whole)?;
+                guard.truncate(len);
+                assert_eq!(guard.len(), len);
+                let bytes: usize = guard.runs().iter().map(Run::len).sum();
+                assert_eq!(bytes, len);
+                assert!(guard.runs().iter().map(Run::len).min() > Some(0));
+                assert_eq!(guard.pages(), touched(offset, offset + len));
+                assert!(memory.pinned(offset / P..(offset + len).div_ceil(P)));
+                drop(guard);
+                assert!(memory.pinned(0..0));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_byte_is_found_in_its_run() -> Result {
+        let memory = Memory::new()?;
+        let small = kunit::map(&[0, 1, 3, 2, 1].map(|n| memory.small.at(n)))?;
+        let page_of = |runs: &[Run], offset: usize| {
+            let mut skip = offset;
+            let run = runs.iter().find(|run| {
+                let found = skip < run.len();
+                skip -= if found { 0 } else { run.len() };
+                found
+            })?;
+            let at = run.offset() + skip;
+            Some((run.0.bv_page.wrapping_add(at / P), at % P))
+        };
+        for start in [0, 1, P - 1] {
+            // Each page is a run, or not.
+            for guard in [
+                PinGuard::<Source>::new(small + start, 5 * P - start)?,
+                memory.pin(start, LEN - start)?,
+            ] {
+                let single = guard.runs().len() == 5;
+                for offset in Iterator::chain((0..guard.len()).step_by(509), [P - 1, P, P + 1]) {
+                    let (runs, skip) = guard.runs_at(offset);
+                    assert_eq!(page_of(runs, skip), page_of(guard.runs(), offset));
+                    assert!(!single || skip < P);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_pins_of_a_part_are_counted() -> Result {
+        let memory = Memory::new()?;
+        let small = kunit::map(&[0, 1, 3, 2, 1].map(|n| memory.small.at(n)))?;
+        let edges = [1, 7, P - 1, P, P + 1, 2 * P, 3 * P - 1, 4 * P];
+        for start in [0, 1, P - 1] {
+            for guard in [
+                PinGuard::<Source>::new(small + start, 5 * P - start)?,
+                memory.pin(start, LEN - start)?,
+            ] {
+                for at in edges.iter().map(|edge| edge - 1) {
+                    for end in edges.iter().map(|edge| guard.len() - edge + 1) {
+                        if at < end {
+                            let expected = touched(start + at, start + end);
+                            assert_eq!(guard.pages_in(at..end), expected);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_was_written_to_is_dirtied() -> Result {
+        let addr = kunit::anonymous(1)?;
+        let guard = PinGuard::<Dest>::new(addr, P)?;
+        // SAFETY: The page is pinned, and then kept by the memory of this thread.
+        let folio = unsafe { Folio::of(guard.runs()[0].as_bio_vec().bv_page) };
+        assert!(!folio.is_dirty());
+        drop(PinGuard::<Source>::new(addr, P)?);
+        assert!(!folio.is_dirty());
+        drop(guard);
+        assert!(folio.is_dirty());
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_go_where_they_belong() -> Result {
+        let addr = kunit::anonymous(3)?;
+        let guard = PinGuard::<Dest>::new(addr + 5, 2 * P)?;
+        let other = PinGuard::<Source>::new(addr, 3 * P)?;
+        let mut data = [0; 300];
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = i as u8 ^ 0x5a;
+        }
+        let mut found = [0; 302];
+        for offset in [1, P - 5 - 150, P - 5, 2 * P - 300] {
+            guard.write(offset, &data)?;
+            other.read(offset + 4, &mut found)?;
+            assert_eq!(found[1..301], data);
+            assert_eq!((found[0], found[301]), (0, 0));
+            guard.write(offset, &[0; 300])?;
+        }
+        for (offset, len) in [
+            (2 * P - 299, 300),
+            (2 * P + 1, 0),
+            (usize::MAX, 2),
+            (usize::MAX, 0),
+        ] {
+            assert_eq!(guard.read(offset, &mut found[..len]), Err(EINVAL));
+            assert_eq!(guard.write(offset, &data[..len]), Err(EINVAL));
+        }
+        assert_eq!(guard.write(2 * P, &[]), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn racing_copies_find_each_byte_as_one_of_them_wrote_it() -> Result {
+        let addr = kunit::anonymous(1)?;
+        let guard = Arc::new(PinGuard::<Dest>::new(addr, P)?, GFP_KERNEL)?;
+        let done = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let (other, other_is_done) = (guard.clone(), done.clone());
+        guard.write(100, &[1; 300])?;
+        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+            for _ in 0..10_000 {
+                let _ = other.write(100, &[2; 300]);
+            }
+            other_is_done.store(true, Relaxed);
+        })?;
+        while !done.load(Relaxed) {
+            guard.write(100, &[1; 300])?;
+            let mut found = [0; 302];
+            guard.read(99, &mut found)?;
+            assert!(found[1..301].iter().all(|byte| [1, 2].contains(byte)));
+            assert_eq!((found[0], found[301]), (0, 0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_iterator_is_taken_up_to_a_limit() -> Result {
+        let memory = Memory::new()?;
+        let segment = |offset: usize, len| bindings::iovec {
+            iov_base: (memory.addr + offset) as *mut c_void,
+            iov_len: len,
+        };
+        // The second begins where the first ends; the last is not there.
+        let vector = [
+            segment(7, P),
+            segment(P + 7, P),
+            segment(7 * P + 1, 3),
+            bindings::iovec {
+                iov_base: P as *mut c_void,
+                iov_len: P,
+            },
+        ];
+        let iter = || {
+            let mut iter = bindings::iov_iter::default();
+            let len = vector.iter().map(|v| v.iov_len).sum();
+            // SAFETY: The vector lives for as long as the iterator.
+            unsafe {
+                bindings::iov_iter_init(
+                    &mut iter,
+                    bindings::ITER_SOURCE,
+                    vector.as_ptr(),
+                    vector.len(),
+                    len,
+                )
+            };
+            iter
+        };
+        let left = |iter: &bindings::iov_iter| {
+            // SAFETY: The iterator is valid.
+            unsafe { iter.__bindgen_anon_1.__bindgen_anon_1.as_ref().count }
+        };
+        let good = 2 * P + 3;
+        for (max, pages) in [
+            (1, 1),
+            (P - 7, 1),
+            (P - 6, 2),
+            (P, 2),
+            (P + 1, 3),
+            (good, 5),
+        ] {
+            let mut iter = iter();
+            // SAFETY: The iterator is valid, on memory of this thread.
+            let held = unsafe { Held::extract(&mut iter, max, Source::GUP_FLAGS) }?;
+            assert_eq!(held.len, max);
+            assert_eq!(left(&iter), good + P - max);
+            assert_eq!(held.pins.pages(), pages);
+        }
+        assert!(memory.pinned(0..0));
+        for (max, expected) in [(good + 1, EFAULT), (usize::MAX, EFAULT), (0, EINVAL)] {
+            let mut iter = iter();
+            // SAFETY: As above.
+            let held = unsafe { Held::extract(&mut iter, max, Source::GUP_FLAGS) };
+            assert_eq!(held.err(), Some(expected));
+            assert_eq!(left(&iter), good + P);
+        }
+        assert!(memory.pinned(0..0));
+        Ok(())
+    }
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows: user memory of an mm that has I/O in flight which holds no pins.
+//!
+//! # Why no fork slips by
+//!
+//! A submitter (S) opens its window and then looks up its pages; a fork (F) looks for windows and then
+//! copies the page tables:
+//!
+//! ```text
+//!     S1  insert the window              F1  mmap_write_lock(): mm_lock_seq becomes odd
+//!     S2  smp_mb()                       F2  smp_mb()
+//!     S3  look at mm_lock_seq;           F3  look for windows; pin what they cover
+//!         odd: take and drop the         F4  copy the page tables
+//!         read lock                      F5  mmap_write_unlock(): mm_lock_seq becomes even
+//!     S4  look up the pages
+//! ```
+//!
+//! By the two barriers, F3 sees the window or S3 sees what F1 wrote. In the first case F4 finds the
+//! pages pinned and copies them for the child at once, so that the parent keeps its own. In the second,
+//! either the fork is over (F5), or S3 waits for it: S4 then looks at page tables that the fork has
+//! already write-protected, and its write access gives the parent a page of its own before the device
+//! sees it. A fork that starts later than S3 is in the first case.
+//!
+//! F3 looks once per VMA, and may find a window in one place and not in another: S1 inserts all its ranges
+//! under the lock of the mm's windows, and what S1 had inserted before F1 every look finds.
+//!
+//! mremap() is an F, too: it moves page tables with the lock held for write, and F3 has each window that
+//! touches what is moved cover the new place as well ([`follow`]).
+//!
+//! C: `mmap_lock_speculate_try_begin()` in `include/linux/mmap_lock.h`, `dup_mmap()` in `mm/mmap.c`,
+//! `move_page_tables()` in `mm/mremap.c`.
+
+mod follow;
+mod list;
+mod mm;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
+mod tree;
+
+pub(crate) use follow::{arrive, follow, have_room};
+pub(crate) use list::List;
+pub(crate) use mm::Registry;
+
+use crate::{
+    cache::{Cache, Cached, CachedBox},
+    ffi::*,
+    version::*,
+};
+use core::{cell::Cell, ops::Range, pin::Pin};
+use kernel::{
+    alloc::Flags,
+    bindings,
+    error::to_result,
+    fmt,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
+use mm::{MmRef, State};
+use tree::Node;
+pub(crate) use tree::Pieces;
+
+static SUBMISSIONS_WAITED: Atomic<usize> = Atomic::new(0);
+
+/// User memory of the current mm has I/O in flight, from open to drop.
+///
+/// For code that holds pages by plain references (`get_user_pages_fast()`) and lets a device write to
+/// them: a fork while the window is open pre-copies the pages for the child instead of sharing them.
+/// Open it *before* looking up the pages, drop it when the device is done. No page is touched: the cost does
+/// not depend on the length, and hardly on how many windows there are. It is charged to the memory cgroup.
+///
+/// Drop it in process context (a workqueue will do); it does not sleep.
+pub struct Window(Pin<CachedBox<Entry>>);
+
+/// A window.
+///
+/// # Invariants
+///
+/// `first`, and all of `more` and `moved`, are in the tree of `mm`, unless it `is_out` already.
+#[pin_data]
+struct Entry {
+    /// There from when it is in the tree until it is dropped.
+    mm: Cell<Option<MmRef>>,
+    /// The memory that it was opened on: most I/O has one segment, and needs no other allocation.
+    first: Node,
+    /// More segments.
+    more: Pieces,
+    /// Where pages have been moved to. Under the lock of `mm`.
+    moved: Pieces,
+    is_out: Cell<bool>,
+    pid: i32,
+    comm: [u8; 16],
+    /// In jiffies: a clock would cost as much as all the rest.
+    opened: usize,
+}
+
+static ENTRIES: Cache = Cache::new::<Entry>(c"pin_guard_window");
+
+// SAFETY: It is for this type.
+unsafe impl Cached for Entry {
+    fn cache() -> &'static Cache {
+        &ENTRIES
+    }
+}
+
+// SAFETY: What is not `Send` or `Sync` by itself is used under the lock of `mm`.
+unsafe impl Send for Entry {}
+// SAFETY: As above.
+unsafe impl Sync for Entry {}
+
+impl Window {
+    /// Opens a window on `len` bytes of user memory at `addr`, of the current task.
+    ///
+    /// Waits for a fork of this mm that is under way. May sleep. Errors: EINVAL for no length or a range
+    /// beyond the address space; EFAULT in a kernel thread without mm; ENOMEM; EINTR if killed.
+    pub fn open(addr: usize, len: usize) -> Result<Self> {
+        let addr = untagged(addr);
+        let end = addr.checked_add(len).filter(|_| len != 0).ok_or(EINVAL)?;
+        // SAFETY: It is the mm of the current task.
+        unsafe { Self::open_in(current_mm()?, addr..end, Pieces::new(), true) }
+    }
+
+    /// Opens a window on what `iter` has left, which is not nothing. As [`Window::open`], but with `may_wait`
+    /// false gives EAGAIN instead of sleeping.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task.
+    pub(crate) unsafe fn open_iter(
+        iter: *const bindings::iov_iter,
+        may_wait: bool,
+    ) -> Result<Self> {
+        // SAFETY: By the safety requirements.
+        unsafe { segments(iter, flags(may_wait)) }
+            .and_then(|(first, pieces)| {
+                // SAFETY: It is the mm of the current task.
+                unsafe { Self::open_in(current_mm()?, first, pieces, may_wait) }
+            })
+            .map_err(|e| if e == ENOMEM && !may_wait { EAGAIN } else { e })
+    }
+
+    /// Opens a window on ranges of `mm`, none of them empty.
+    ///
+    /// # Safety
+    ///
+    /// `mm` is valid.
+    #[inline]
+    pub(crate) unsafe fn open_in(
+        mm: *mut bindings::mm_struct,
+        first: Range<usize>,
+        more: Pieces,
+        may_wait: bool,
+    ) -> Result<Self> {
+        let flags = flags(may_wait);
+        let task = kernel::current!();
+        // SAFETY: The current task's name; a torn read of it while it is changed does no harm.
+        let comm = unsafe { (*task.as_ptr()).comm };
+        let entry = CachedBox::pin_init(
+            pin_init!(Entry {
+                mm: Cell::new(None),
+                first: Node::new(&first),
+                more,
+                moved: Pieces::new(),
+                is_out: Cell::new(false),
+                pid: task.pid(),
+                comm,
+                opened: jiffies(),
+            }),
+            flags,
+        )?;
+        let insert = |windows, state: &mut State| {
+            entry.mm.set(Some(windows));
+            state.opened += 1;
+            entry.each_segment(|node| {
+                node.set_entry(&*entry);
+                // SAFETY: It is new, and in a box; `drop` removes it.
+                unsafe { state.tree.insert(node) };
+            });
+        };
+        // SAFETY: By the safety requirements.
+        unsafe { MmRef::open(mm, flags, insert) }?;
+        entry.each_segment(|node| {
+            let range = node.range();
+            // SAFETY: A tracepoint may be hit anywhere.
+            unsafe { pin_guard_trace_window_open(mm.cast(), range.start, range.end) };
+        });
+        // INVARIANT: All of its nodes are in the tree.
+        let window = Self(entry);
+        // SAFETY: By the safety requirements.
+        unsafe { wait_for_fork(mm, may_wait) }?;
+        Ok(window)
+    }
+}
+
+impl Entry {
+    /// Calls `f` with the memory that it was opened on: a loop over an iterator of all would cost more than the
+    /// one piece that there is as a rule.
+    #[inline(always)]
+    fn each_segment(&self, mut f: impl FnMut(&Node)) {
+        f(&self.first);
+        for node in self.more.iter() {
+            f(node);
+        }
+    }
+
+    /// Calls `f` with all of it. Under the lock.
+    #[inline(always)]
+    fn each_node(&self, mut f: impl FnMut(&Node)) {
+        self.each_segment(&mut f);
+        for node in self.moved.iter() {
+            f(node);
+        }
+    }
+
+    /// Removes it from the tree. `state` is that of its mm.
+    fn take_out(&self, state: &mut State) {
+        if !self.is_out.replace(true) {
+            // SAFETY: By the type invariants.
+            self.each_node(|node| unsafe { state.remove(node) });
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let entry = &*self.0;
+        let Some(windows) = entry.mm.take() else {
+            return;
+        };
+        let mm = windows.mm();
+        windows.leave(|state| entry.take_out(state));
+        entry.each_segment(|node| {
+            let range = node.range();
+            // SAFETY: A tracepoint may be hit anywhere.
+            unsafe {
+                pin_guard_trace_window_close(mm.cast(), range.start, range.end, entry.opened)
+            };
+        });
+    }
+}
+
+/// For the I/O that is under way: charged to the memory cgroup.
+pub(crate) fn flags(may_wait: bool) -> Flags {
+    if may_wait {
+        GFP_KERNEL_ACCOUNT
+    } else {
+        GFP_NOWAIT | (GFP_KERNEL_ACCOUNT & !GFP_KERNEL)
+    }
+}
+
+fn jiffies() -> usize {
+    // SAFETY: It is there to be read.
+    unsafe { (&raw const bindings::jiffies).read_volatile() }
+}
+
+fn current_mm() -> Result<*mut bindings::mm_struct> {
+    Ok(kernel::current!().mm().ok_or(EFAULT)?.as_raw())
+}
+
+/// The address that VMAs go by: user pointers may have tags (x86 LAM, arm64 TBI).
+fn untagged(addr: usize) -> usize {
+    // SAFETY: Any address will do.
+    unsafe { pin_guard_untagged_addr(addr) }
+}
+
+/// What `iter` has left, which is not nothing: a range, and more of them. Segments that follow or overlap
+/// each other are one.
+///
+/// # Safety
+///
+/// `iter` is a valid, user-backed `iov_iter`.
+unsafe fn segments(
+    iter: *const bindings::iov_iter,
+    flags: Flags,
+) -> Result<(Range<usize>, Pieces)> {
+    // SAFETY: By the safety requirements. A copy can be advanced without a trace; it borrows the
+    // segments of the original only here.
+    let mut at = unsafe { iter.read() };
+    let pieces = Pieces::new();
+    let mut last = 0..0;
+    loop {
+        // SAFETY: `at` is a valid, user-backed `iov_iter`, not beyond its last segment.
+        let (addr, len, left) = unsafe {
+            (
+                untagged(pin_guard_iter_iov_addr(&at) as usize),
+                pin_guard_iter_iov_len(&at),
+                at.__bindgen_anon_1.__bindgen_anon_1.as_ref().count,
+            )
+        };
+        let len = len.min(left);
+        let range = addr..addr.saturating_add(len);
+        if !range.is_empty() {
+            if last.is_empty() {
+                last = range;
+            } else if range.start <= last.end && last.start <= range.end {
+                last = last.start.min(range.start)..last.end.max(range.end);
+            } else {
+                pieces.push_new(Node::new(&last), flags)?;
+                last = range;
+            }
+        }
+        if len == left {
+            return Ok((last, pieces));
+        }
+        // SAFETY: There are more than `len` bytes left. This steps over empty segments, too.
+        unsafe { bindings::iov_iter_advance(&mut at, len) };
+    }
+}
+
+/// The sequence count of the mmap lock of `mm`, which is held for write: no two holders see the same.
+///
+/// # Safety
+///
+/// `mm` is valid.
+unsafe fn lock_sequence(mm: *mut bindings::mm_struct) -> u32 {
+    let mut seq = 0;
+    // SAFETY: By the safety requirements.
+    unsafe { pin_guard_mmap_lock_speculate_try_begin(mm, &mut seq) };
+    seq
+}
+
+/// S2 and S3 of the proof above: waits for a fork of `mm` that may have missed a new window.
+///
+/// # Safety
+///
+/// `mm` is valid, and the caller holds no lock of it.
+unsafe fn wait_for_fork(mm: *mut bindings::mm_struct, may_wait: bool) -> Result {
+    smp_mb();
+    let mut seq = 0;
+    // SAFETY: `mm` is valid.
+    if unsafe { pin_guard_mmap_lock_speculate_try_begin(mm, &mut seq) } {
+        return Ok(());
+    }
+    if !may_wait {
+        return Err(EAGAIN);
+    }
+    SUBMISSIONS_WAITED.add(1, Relaxed);
+    // SAFETY: `mm` is valid; whoever looks up user pages holds no lock of it.
+    unsafe {
+        to_result(pin_guard_mmap_read_lock_killable(mm))?;
+        bindings::mmap_read_unlock(mm);
+    }
+    Ok(())
+}
+
+/// Whether windows of `mm`, whose mmap lock is held for write, touch `area`. Runs in an ftrace callback.
+#[inline(always)]
+pub(crate) fn touch(mm: *const bindings::mm_struct, area: impl FnOnce() -> Range<usize>) -> bool {
+    // F2 of the proof above.
+    smp_mb();
+    // Nearly never.
+    mm::may_have(mm) && touch_within(mm, area())
+}
+
+#[inline(never)]
+fn touch_within(mm: *const bindings::mm_struct, area: Range<usize>) -> bool {
+    !area.is_empty()
+        && mm::with(mm, |state| state.tree.first_within(&area).is_some()).unwrap_or(false)
+}
+
+/// The first pages of `area` that a window of `mm` covers, as far as that window goes. `area` is whole pages.
+pub(crate) fn first_within(
+    mm: *const bindings::mm_struct,
+    area: &Range<usize>,
+) -> Option<Range<usize>> {
+    if area.is_empty() {
+        return None;
+    }
+    mm::with(mm, |state| {
+        let range = state.tree.first_within(area)?.range();
+        pages_within(&range, area)
+    })?
+}
+
+/// The pages of `area`, which is made of whole pages, that `range` touches.
+fn pages_within(range: &Range<usize>, area: &Range<usize>) -> Option<Range<usize>> {
+    let start = (range.start & !(PAGE_SIZE - 1)).max(area.start);
+    // Compared before it is rounded up: a range may end at the end of the address space.
+    let end = if range.end >= area.end {
+        area.end
+    } else {
+        (range.end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
+    };
+    (start < end).then_some(start..end)
+}
+
+/// Notes that the fork of `mm` into `child` has found windows in the VMA at `start`. Returns whether
+/// that is the first such VMA of this fork.
+///
+/// A fork copies VMAs in ascending order, so the same child at a lower address is a new fork.
+pub(crate) fn first_copy(mm: *const bindings::mm_struct, child: usize, start: usize) -> bool {
+    mm::with(mm, |state| {
+        let (last_child, last_start) = state.last_copy;
+        state.last_copy = (child, start);
+        last_child != child || start <= last_start
+    })
+    .unwrap_or(true)
+}
+
+/// The counters of this room, for debugfs `counters`.
+pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (opened, users) = mm::count();
+    f.write_fmt(fmt!("windows_opened {opened}\n"))?;
+    f.write_fmt(fmt!("windows_open {users}\n"))?;
+    f.write_fmt(fmt!(
+        "submissions_waited {}\n",
+        SUBMISSIONS_WAITED.load(Relaxed)
+    ))
+}
