@@ -10,7 +10,11 @@
 FILESYSTEMS=(ext4 xfs)
 
 pg_isolate "$@"
-pg_start $((${#FILESYSTEMS[@]} * 3 + 2))
+NAMES=()
+for fs in "${FILESYSTEMS[@]}"; do
+	NAMES+=("$fs forkscrew" "$fs dma_thread" "$fs soak")
+done
+pg_start "${NAMES[@]}"
 pg_unload_all
 pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 modprobe dm-delay 2>/dev/null || pg_skip_all "no dm-delay.ko"
@@ -28,6 +32,7 @@ delay()
 
 pg_undo pg_disk_down
 for fs in "${FILESYSTEMS[@]}"; do
+	pg_any "$fs *" || continue
 	if ! pg_disk_up "$fs" "$PG_RUN/mnt" >"$PG_TMP/why" 2>&1; then
 		pg_skip "$fs forkscrew" "$(cat "$PG_TMP/why")"
 		pg_skip "$fs dma_thread" "no $fs"

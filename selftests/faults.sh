@@ -3,7 +3,6 @@
 #
 # Each allocation on the module's ways fails in turn: an errno that is documented or a right
 # result comes of it, no byte is lost, no pin is left. Needs a kernel with fault injection.
-# PIN_GUARD_FAULTS="fork|load" takes only the groups whose names match that.
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -40,7 +39,8 @@ done
 GROUPS_ALL+=("send tcp-small guard" "send tcp-big guard" "send tcp-big registered" "send register")
 GROUPS_ALL+=("load pin_guard" "load pin_guard_dma" "load pin_guard_tx" "load nfs under pin_guard")
 
-pg_start $((${#GROUPS_ALL[@]} + 6))
+pg_start "${GROUPS_ALL[@]}" "the modules load" "the modules unload" "pin_guard loads after that" \
+	"the modules unload in the end"
 [ -w /proc/self/fail-nth ] || pg_skip_all "no fault injection in this kernel (CONFIG_FAULT_INJECTION)"
 for m in failslab fail_page_alloc; do
 	[ -w $DEBUG/$m/require-start ] ||
@@ -119,10 +119,7 @@ group()
 	local name=$1 program="$PG_HERE/fail_nth" rc start=$SECONDS
 
 	shift
-	if ! [[ $name =~ ${PIN_GUARD_FAULTS:-.} ]]; then
-		pg_skip "$name" "not in PIN_GUARD_FAULTS"
-		return
-	fi
+	pg_wanted "$name" || return 0
 	[[ $name != fork*nfs* ]] || program=fork_nfs
 	"$program" -n "$name" "$@"
 	rc=$?

@@ -24,12 +24,13 @@
 #include "forkscrew.h"
 #include "jobs.h"
 #include "pin_guard_dma.h"
+#include "wanted.h"
 
 #define DMA_DEVICE	"/dev/pin_guard_dma"
 #define SHORTEST_MS	15	/* a shorter read ends before a fork can hit it */
 
 static struct {
-	bool control, report, demo, list;
+	bool control, report, demo, fill, filled;
 	unsigned int jobs, runs, limit_s, delay_ms;
 	unsigned int mode;
 	const char *only_case, *only_io;
@@ -137,7 +138,8 @@ static const char *target_open(struct target *t, const char *path)
 			return "no memory";
 		t->path = name;
 	}
-	fill_file(t);
+	if (!opt.filled)
+		fill_file(t);
 	t->fd = open(t->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
 	if (t->fd < 0) {
 		snprintf(why, sizeof(why), "open with O_DIRECT: %s", strerror(errno));
@@ -180,6 +182,8 @@ static void job_ended(unsigned int i, bool in_time, const char *why)
 
 static bool case_selected(const struct fork_case *c, const struct io_kind *io)
 {
+	if (!case_wanted("%s %s", io->name, c->name))
+		return false;
 	if (opt.only_case && strcmp(opt.only_case, c->name))
 		return false;
 	if (opt.only_io)
@@ -314,6 +318,8 @@ static void __noreturn usage(int status)
 	       "  -j, --jobs N        cases at a time (%u)\n"
 	       "  -d, --delay MS      from submission to fork (a quarter of a read's latency)\n"
 	       "  -t, --limit S       a case that takes longer has failed (%u)\n"
+	       "  -F, --fill          only write the file TARGET, which is quick without a delay\n"
+	       "  -f, --filled        TARGET is such a file\n"
 	       "  -l, --list          the cases\n", opt.jobs, opt.limit_s);
 	exit(status);
 }
@@ -363,13 +369,15 @@ static void options(int argc, char **argv)
 		{ "jobs", required_argument, NULL, 'j' },
 		{ "delay", required_argument, NULL, 'd' },
 		{ "limit", required_argument, NULL, 't' },
+		{ "fill", no_argument, NULL, 'F' },
+		{ "filled", no_argument, NULL, 'f' },
 		{ "list", no_argument, NULL, 'l' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
 	int o;
 
-	while ((o = getopt_long(argc, argv, "PCrDn:m:c:i:j:d:t:lh", longs, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "PCrDn:m:c:i:j:d:t:Fflh", longs, NULL)) != -1) {
 		switch (o) {
 		case 'P':
 			opt.control = false;
@@ -405,6 +413,12 @@ static void options(int argc, char **argv)
 		case 't':
 			opt.limit_s = number(optarg);
 			break;
+		case 'F':
+			opt.fill = true;
+			break;
+		case 'f':
+			opt.filled = true;
+			break;
 		case 'l':
 			list();
 			break;
@@ -426,6 +440,10 @@ int main(int argc, char **argv)
 	options(argc, argv);
 	argv += optind;
 	argc -= optind;
+	if (opt.fill && argc == 1) {
+		fill_file(&(struct target){ .path = argv[0] });
+		return 0;
+	}
 	if (!opt.report)
 		ksft_print_header();
 	if (!argc) {

@@ -160,6 +160,9 @@ enum step {
 	KSM_MERGE,
 	UFFD_WP,
 	UFFD_UNWP,
+	UFFD_RWP,		/* who touches the memory waits */
+	UFFD_UNRWP,
+	UFFD_MOVE_PAGES,	/* by UFFDIO_MOVE, which is no mremap() */
 	PROTECT_READ,
 	PROTECT_NONE,
 	UNPROTECT,
@@ -168,6 +171,8 @@ enum step {
 	PKEY_ALLOW,
 	DONTFORK,
 	MREMAP,
+	MREMAP_APART,		/* in parts, one of which grows and moves twice */
+	MREMAP_BACK,		/* the parts come together again */
 	UNMAP_HOLE,
 	COMPACT,
 	COLLAPSE,

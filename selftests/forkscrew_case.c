@@ -2,7 +2,6 @@
 /* The cases: what happens, step by step, around a read in flight. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -17,6 +16,7 @@
 #include <unistd.h>
 
 #include "forkscrew.h"
+#include "uffd.h"
 
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT	21
@@ -64,6 +64,16 @@ const struct fork_case fork_cases[] = {
 	{ "fork_pageout", &mem_anon, LOSES, false, { READ, FORK, PAGEOUT, TOUCH } },
 	{ "uffdwp", &mem_anon, KEEPS, false, { READ, UFFD_WP, UFFD_UNWP, TOUCH } },
 	{ "uffdwp_fork", &mem_anon, LOSES, false, { READ, UFFD_WP, FORK, UFFD_UNWP, TOUCH } },
+	{ "rwp", &mem_anon, KEEPS, false, { READ, UFFD_RWP, UFFD_UNRWP, TOUCH } },
+	{ "rwp_fork", &mem_anon, LOSES, false, { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	{ "rwp_forkexit", &mem_anon, LOSES, false,
+	  { READ, UFFD_RWP, FORK, CHILD_EXIT, UFFD_UNRWP, TOUCH } },
+	{ "rwp_pageout_fork", &mem_anon, LOSES, false,
+	  { READ, UFFD_RWP, PAGEOUT, FORK, UFFD_UNRWP, TOUCH } },
+	{ "uffdmove", &mem_anon, KEEPS, false, { READ, UFFD_MOVE_PAGES, TOUCH } },
+	{ "uffdmove_fork", &mem_anon, LOSES, false, { READ, UFFD_MOVE_PAGES, FORK, TOUCH } },
+	{ "uffdmove_pageout_fork", &mem_anon, LOSES, false,
+	  { READ, PAGEOUT, UFFD_MOVE_PAGES, FORK, TOUCH } },
 	{ "mprotect", &mem_anon, KEEPS, false, { READ, PROTECT_READ, UNPROTECT, TOUCH } },
 	{ "mprotnone", &mem_anon, KEEPS, false, { READ, PROTECT_NONE, UNPROTECT, TOUCH } },
 	{ "mprotect_fork", &mem_anon, LOSES, false,
@@ -75,12 +85,24 @@ const struct fork_case fork_cases[] = {
 	{ "dontfork", &mem_anon, KEEPS, false, { DONTFORK, READ, FORK, TOUCH } },
 	{ "mremap", &mem_anon, KEEPS, false, { READ, MREMAP, TOUCH } },
 	{ "mremap_fork", &mem_anon, LOSES, false, { READ, MREMAP, FORK, TOUCH } },
+	{ "mremap_apart", &mem_anon4, KEEPS, false, { READ, MREMAP_APART, MREMAP_BACK, TOUCH } },
+	{ "mremap_apart_fork", &mem_anon4, LOSES, false,
+	  { READ, MREMAP_APART, FORK, MREMAP_BACK, TOUCH } },
+	{ "mremap_back_fork", &mem_anon4, LOSES, false,
+	  { READ, MREMAP_APART, MREMAP_BACK, FORK, TOUCH } },
 	{ "hole_fork", &mem_anon4, LOSES, false, { READ, UNMAP_HOLE, FORK, TOUCH } },
 	{ "compact", &mem_anon, KEEPS, false, { READ, COMPACT, TOUCH } },
 	{ "collapse", &mem_small, KEEPS, false, { READ, COLLAPSE, TOUCH } },
 
 	/* Other memory. */
 	{ "thp_forkexit", &mem_thp, LOSES, false, { READ, FORK, CHILD_EXIT, TOUCH } },
+	{ "thp_rwp_fork", &mem_thp, LOSES, false, { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	{ "huge_rwp_fork", &mem_hugetlb, LOSES, false,
+	  { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	{ "filepriv_rwp_fork", &mem_file, LOSES, false,
+	  { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	{ "thp_uffdmove_fork", &mem_thp, LOSES, false, { READ, UFFD_MOVE_PAGES, FORK, TOUCH } },
+	{ "thp_mremap_fork", &mem_thp, LOSES, false, { READ, MREMAP, FORK, TOUCH } },
 	{ "thp_small_fork", &mem_thp_small, LOSES, false, { READ, FORK, TOUCH } },
 	{ "huge_forkexit", &mem_hugetlb, KEEPS, false, { READ, FORK, CHILD_EXIT, TOUCH } },
 	{ "huge_small_fork", &mem_hugetlb_small, LOSES, false, { READ, FORK, TOUCH } },
@@ -120,7 +142,9 @@ struct run {
 	bool inherited;		/* a child has the memory */
 	bool in_flight;
 	double submitted_ms;
-	bool protected;		/* by mprotect() */
+	bool protected;		/* by mprotect() or userfaultfd, since it was submitted */
+	bool unreadable;	/* whoever touches it waits for us */
+	char *apart;		/* where MREMAP_APART has put the first page */
 	int uffd;
 	int pkey;		/* or 0 */
 	int pipe[2];
@@ -244,6 +268,34 @@ static void describe(char *text, size_t size, const char *who, const struct sigh
 		 s->offset % PAGE, s->offset / PAGE, s->wrong);
 }
 
+/* Moves */
+
+static void *reserve(void *at, size_t size)
+{
+	void *map = mmap(at, size, PROT_NONE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+
+	if (map == MAP_FAILED)
+		bad("mmap: %s", strerror(errno));
+	return map;
+}
+
+static void move_pages(char *from, size_t len, char *to, size_t new_len)
+{
+	if (mremap(from, len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+		bad("mremap of %zu bytes to %zu: %s", len, new_len, strerror(errno));
+}
+
+/* All to where the others are. */
+static void mremap_back(struct run *r)
+{
+	if (!r->apart)
+		return;
+	move_pages(r->apart, PAGE, r->mem.base, PAGE);
+	munmap(r->apart + PAGE, r->mem.kind->size - PAGE);
+	r->apart = NULL;
+}
+
 /* The child: does what a byte on its socket says. */
 
 static void __noreturn child_main(struct run *r, int sock)
@@ -260,6 +312,7 @@ static void __noreturn child_main(struct run *r, int sock)
 			touch(r, CHILD_MARK, -1);
 			break;
 		case 'L':
+			mremap_back(r);
 			/* PROTECT_NONE is inherited. */
 			mprotect(r->mem.base, r->mem.kind->size, PROT_READ | PROT_WRITE);
 			look(r, r->c->mem->shared, &read, &rest);
@@ -396,24 +449,60 @@ static void step_ksm(struct run *r)
 
 static void step_uffd_wp(struct run *r, bool protect)
 {
-	struct uffdio_range range = {
-		.start = (unsigned long)r->mem.base,
-		.len = r->mem.kind->size,
-	};
-	struct uffdio_writeprotect wp = { .range = range };
-	struct uffdio_register reg = { .range = range, .mode = UFFDIO_REGISTER_MODE_WP };
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
+	char *start = r->mem.base;
+	size_t len = r->mem.kind->size;
 
 	if (protect) {
-		r->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-		if (r->uffd < 0)
-			skip("userfaultfd: %s", strerror(errno));
-		if (ioctl(r->uffd, UFFDIO_API, &api) || ioctl(r->uffd, UFFDIO_REGISTER, &reg))
+		r->uffd = uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+		if (r->uffd < 0 || uffd_register(r->uffd, start, len, UFFDIO_REGISTER_MODE_WP))
 			skip("userfaultfd write protection: %s", strerror(errno));
-		wp.mode = UFFDIO_WRITEPROTECT_MODE_WP;
 	}
-	if (ioctl(r->uffd, UFFDIO_WRITEPROTECT, &wp))
+	if (uffd_write_protect(r->uffd, start, len, protect))
 		bad("UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	r->protected |= protect;
+}
+
+static void step_uffd_rwp(struct run *r, bool protect)
+{
+	char *start = r->mem.base;
+	size_t len = r->mem.kind->size;
+
+	if (protect) {
+		r->uffd = uffd_open(UFFD_FEATURE_RWP);
+		if (r->uffd < 0 || uffd_register(r->uffd, start, len, UFFDIO_REGISTER_MODE_RWP))
+			skip("userfaultfd read-write protection: %s", strerror(errno));
+	}
+	if (uffd_rw_protect(r->uffd, start, len, protect))
+		bad("UFFDIO_RWPROTECT: %s", strerror(errno));
+	r->unreadable = protect;
+	r->protected |= protect;
+}
+
+/* The kernel refuses to move what is pinned: that stays, and must be right where it is. */
+static void step_uffd_move(struct run *r)
+{
+	struct memory *m = &r->mem;
+	size_t size = m->kind->size, room = size + HUGE_SIZE, moved;
+	char *map = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *to = (char *)(((unsigned long)map + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+
+	if (map == MAP_FAILED)
+		bad("mmap: %s", strerror(errno));
+	r->uffd = uffd_open(UFFD_FEATURE_MOVE);
+	if (r->uffd < 0 || uffd_register(r->uffd, to, size, UFFDIO_REGISTER_MODE_MISSING))
+		skip("UFFDIO_MOVE: %s", strerror(errno));
+	if (!uffd_move(r->uffd, to, m->base, size, &moved)) {
+		memory_unmap(m);
+		memory_move(m, to);
+		m->mapping = map;
+		m->mapping_size = room;
+	} else if (errno == EBUSY && !moved) {
+		munmap(map, room);
+	} else {
+		bad("UFFDIO_MOVE: %s, %zu of %zu bytes moved", strerror(errno), moved, size);
+	}
+	close(r->uffd);
+	r->uffd = -1;
 }
 
 static void step_protect(struct run *r, int prot)
@@ -447,7 +536,24 @@ static void step_mremap(struct run *r)
 	if (to == MAP_FAILED ||
 	    mremap(r->mem.base, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
 		bad("mremap: %s", strerror(errno));
+	/* What is around a huge page stays behind. */
+	memory_unmap(&r->mem);
 	memory_move(&r->mem, to);
+}
+
+/* The first page leaves the others, grows on the way, and moves on. */
+static void step_mremap_apart(struct run *r)
+{
+	size_t size = r->mem.kind->size;
+	char *home = r->mem.base, *rest = reserve(NULL, size), *first = reserve(NULL, size);
+
+	move_pages(home, size, rest, size);
+	reserve(home, size);
+	move_pages(rest, PAGE, first, size);
+	reserve(rest, PAGE);
+	r->apart = reserve(NULL, size);
+	move_pages(first, size, r->apart, size);
+	memory_move(&r->mem, rest);
 }
 
 static void step_unmap_hole(struct run *r)
@@ -578,6 +684,13 @@ static void step(struct run *r, enum step s)
 	case UFFD_UNWP:
 		step_uffd_wp(r, s == UFFD_WP);
 		break;
+	case UFFD_RWP:
+	case UFFD_UNRWP:
+		step_uffd_rwp(r, s == UFFD_RWP);
+		break;
+	case UFFD_MOVE_PAGES:
+		step_uffd_move(r);
+		break;
 	case PROTECT_READ:
 		step_protect(r, PROT_READ);
 		break;
@@ -604,6 +717,12 @@ static void step(struct run *r, enum step s)
 	case MREMAP:
 		step_mremap(r);
 		break;
+	case MREMAP_APART:
+		step_mremap_apart(r);
+		break;
+	case MREMAP_BACK:
+		mremap_back(r);
+		break;
 	case UNMAP_HOLE:
 		step_unmap_hole(r);
 		break;
@@ -629,7 +748,7 @@ static bool fork_was_late(struct run *r)
 	size_t i;
 
 	/* To look at small pages could swap them in. */
-	if (r->mem.kind->flat < 64 << 10)
+	if (r->mem.kind->flat < 64 << 10 || r->unreadable)
 		return now_ms() - r->submitted_ms > r->io.target->latency_ms;
 	for (i = 0; i < r->mem.segs; i++) {
 		char *start = r->mem.seg[i].iov_base;
@@ -654,7 +773,8 @@ static bool attempt(struct run *r, bool control, struct verdict *v)
 	r->mark = 0;
 	r->inherited = true;
 	r->in_flight = false;
-	r->protected = false;
+	r->protected = r->unreadable = false;
+	r->apart = NULL;
 	r->uffd = r->pipe[0] = r->pipe[1] = -1;
 	memory_map(&r->mem, r->c->mem, r->io.kind->vectored);
 	map_read(r);
@@ -669,13 +789,15 @@ static bool attempt(struct run *r, bool control, struct verdict *v)
 		in_time = false;
 	r->io.kind->wait(&r->io);
 
-	/* On a busy machine a hole can be there before the read is, which ends at it then; and so can
-	 * mprotect().
+	/* On a busy machine a hole can be there before the read has looked up all of its pages, and so can a
+	 * protection: it ends there then, as it does without the module.
 	 */
 	if (r->mem.hole_end &&
 	    r->mem.base + r->mem.hole_start == (char *)r->mem.seg[0].iov_base + r->io.result)
 		in_time = false;
-	else if (r->protected && r->io.result == -EFAULT)
+	else if (r->protected &&
+		 (r->io.result == -EFAULT ||
+		  (r->io.result > 0 && r->io.result < (long)v->bytes)))
 		in_time = false;
 	else if (r->io.result != (long)v->bytes)
 		bad("the read: expected %zu bytes, came %ld", v->bytes, r->io.result);

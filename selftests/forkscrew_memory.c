@@ -187,6 +187,7 @@ void memory_move(struct memory *m, char *to)
 		m->seg[i].iov_base = to + ((char *)m->seg[i].iov_base - m->base);
 	m->base = to;
 	m->mapping = to;
+	m->mapping_size = m->kind->size;
 }
 
 bool memory_is_swapped(const struct memory *m)

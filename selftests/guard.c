@@ -18,50 +18,14 @@
 
 #include "kselftest_harness.h"
 #include "counters.h"
-#include "pin_guard_dma.h"
+#include "request.h"
 
-#define DEVICE		"/dev/pin_guard_dma"
 #define PAGE		4096UL
 #define HUGE_SIZE	(2UL << 20)
-#define PATTERN		0x8877665544332211ULL
 #define UNTOUCHED	0xee
 #define SLOW_MS		300	/* long enough to act while the request is in flight */
 #define NOBODY		65534
 #define SMAPS		"/proc/self/smaps_rollup"
-
-static char *map_pages(size_t size, int flags)
-{
-	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags,
-		       -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-/* Returns 0 and the id, or an errno. */
-static int submit(int fd, void *addr, size_t len, unsigned int mode, unsigned int op,
-		  unsigned int delay_ms, uint64_t *id)
-{
-	struct pin_guard_dma_submit s = {
-		.addr = (unsigned long)addr, .len = len, .pattern = PATTERN,
-		.mode = mode, .op = op, .delay_ms = delay_ms,
-	};
-
-	*id = 0;
-	if (ioctl(fd, PIN_GUARD_DMA_SUBMIT, &s))
-		return errno;
-	*id = s.id;
-	return 0;
-}
-
-static int wait_for(int fd, uint64_t id, struct pin_guard_dma_wait *w)
-{
-	memset(w, 0, sizeof(*w));
-	w->id = id;
-	while (ioctl(fd, PIN_GUARD_DMA_WAIT, w))
-		if (errno != EINTR)
-			return errno;
-	return 0;
-}
 
 /* Submits and waits. */
 static int transfer(int fd, void *addr, size_t len, unsigned int mode, unsigned int op,
@@ -98,9 +62,9 @@ FIXTURE(device) {
 
 FIXTURE_SETUP(device)
 {
-	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	self->fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
 	if (self->fd < 0)
-		SKIP(return, "%s: %s", DEVICE, strerror(errno));
+		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
 	self->pins = pins_held();
 }
 
@@ -132,9 +96,9 @@ FIXTURE_VARIANT_ADD(guard, longterm) {
 
 FIXTURE_SETUP(guard)
 {
-	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	self->fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
 	if (self->fd < 0)
-		SKIP(return, "%s: %s", DEVICE, strerror(errno));
+		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
 	self->pins = pins_held();
 }
 
@@ -398,7 +362,7 @@ TEST_F(guard, a_signal_interrupts_wait)
 
 TEST_F(guard, wait_knows_only_its_own_requests)
 {
-	int other = open(DEVICE, O_RDWR);
+	int other = open(DMA_DEVICE, O_RDWR);
 	struct pin_guard_dma_wait w;
 	char *p = map_pages(PAGE, 0);
 	uint64_t id;
@@ -462,7 +426,7 @@ TEST_F(guard, close_with_requests_in_flight)
 {
 	char *p = map_pages(64 * PAGE, 0);
 	uint64_t id;
-	int i, fd = open(DEVICE, O_RDWR);
+	int i, fd = open(DMA_DEVICE, O_RDWR);
 
 	for (i = 0; i < 8; i++)
 		ASSERT_EQ(0, submit(fd, p + i * 8 * PAGE, 8 * PAGE, variant->mode,
@@ -482,7 +446,7 @@ TEST_F(guard, kill_with_requests_in_flight)
 	ASSERT_EQ(0, pipe(ready));
 	pid = fork();
 	if (!pid) {
-		int fd = open(DEVICE, O_RDWR);
+		int fd = open(DMA_DEVICE, O_RDWR);
 		char *p = map_pages(64 * PAGE, 0);
 		struct pin_guard_dma_wait w;
 

@@ -11,13 +11,30 @@
 
 FILESYSTEMS=(xfs ext4)
 VERSIONS=(4.2 3)
-LOCAL=8		# tests of a file system
-XFS=9		# more of XFS
-NFS=3		# of it over one version of NFS
-NFS_GONE=5	# more over the first
+LOCAL=("good device read" "good device, errors awaited" "bad sectors read" "bad sectors write"
+       "bad sectors, in flight read" "device gone, in flight read" "device gone, and back")
+XFS=("flakey error_reads read" "flakey error_writes write" "flakey drop_writes write"
+     "every third bio fails read" "shutdown, in flight read" "shutdown, and back"
+     "shutdown -f, in flight read" "shutdown -f, and back" "backing file gone, in flight read")
+NFS=("bad sectors read" "bad sectors, in flight read" "windows are closed")
+NFS_GONE=("flakey error_reads, in flight read" "device gone, in flight read"
+	  "device gone, and back" "shutdown, in flight read" "shutdown, and back")
+NAMES=()	# in a round, in order
+for fs in "${FILESYSTEMS[@]}"; do
+	NAMES+=("${LOCAL[@]/#/$fs }")
+	if [ "$fs" = xfs ]; then
+		for v in "${VERSIONS[@]}"; do
+			[ "$v" != "${VERSIONS[0]}" ] || NAMES+=("${NFS_GONE[@]/#/nfs $v }")
+			NAMES+=("${NFS[@]/#/nfs $v }")
+		done
+		NAMES+=("${XFS[@]/#/$fs }")
+	fi
+	NAMES+=("$fs unmounts")
+done
 
 pg_isolate "$@"
-pg_start $((2 * (LOCAL * ${#FILESYSTEMS[@]} + XFS + NFS * ${#VERSIONS[@]} + NFS_GONE) + 2 + 2))
+pg_start "${NAMES[@]/#/without module: }" "pin_guard and pin_guard_dma load" \
+	"${NAMES[@]/#/with module: }" "pin_guard_dma and pin_guard unload"
 for m in pin_guard pin_guard_dma; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
@@ -135,11 +152,12 @@ c()
 	fi
 }
 
-# local_faults - $LOCAL tests with the last, which unmounts
+# local_faults - the tests of LOCAL
 local_faults()
 {
 	t "good device" -e none "${DMA[@]}"
-	c "good device, errors awaited" fails "$PG_HERE/io_error" "$FILE"
+	! pg_wanted "$ROUND module: $FS good device, errors awaited" ||
+		c "good device, errors awaited" fails "$PG_HERE/io_error" "$FILE"
 	t "bad sectors" -b "$(switch error)" -a "$(switch good)"
 	t "bad sectors" -b "$(switch error)" -a "$(switch good)" -w
 	# Of reads: a write to a part of a block may keep the others out until it is done.
@@ -149,7 +167,7 @@ local_faults()
 	c "device gone, and back" again
 }
 
-# xfs_faults - $XFS tests
+# xfs_faults - the tests of XFS
 xfs_faults()
 {
 	local make_it_fail attr=/sys/kernel/debug/fail_make_request
@@ -204,12 +222,13 @@ nfs_again()
 	nfs_down "$1" && again && nfs_up "$1"
 }
 
-# nfs_faults VERSION - $NFS tests, with $NFS_GONE more
+# nfs_faults VERSION - the tests of NFS, over the first version those of NFS_GONE, too
 nfs_faults()
 {
 	local opened=0 FS="nfs $1" FILE=$PG_RUN/mnt/$1/file WHY=$WHY
 	local drop="xfs_io -r -c 'fadvise -d 0 0' $DISK/file"	# the server reads from the disk
 
+	pg_any "$ROUND module: $FS *" || return
 	: "${WHY:=$SERVER}"
 	if [ -z "$WHY" ]; then
 		nfs_up "$1" || WHY="cannot mount NFS v$1"
@@ -245,6 +264,8 @@ round()
 
 	for FS in "${FILESYSTEMS[@]}"; do
 		WHY=
+		pg_any "$ROUND module: $FS *" || { [ "$FS" = xfs ] && pg_any "$ROUND module: nfs *"; } ||
+			continue
 		disk_up "$FS" >"$PG_TMP/why" 2>&1 || WHY="no $FS: $(<"$PG_TMP/why")"
 		local_faults
 		if [ "$FS" = xfs ]; then

@@ -8,9 +8,10 @@
 . "$(dirname "$0")/lib.sh"
 
 KUNIT=/sys/kernel/debug/kunit
-SUITES=(folio pin send skb window)
+SUITES=(charge folio pin pins send skb window window_follow window_mm)
 
-pg_start $((${#SUITES[@]} + 5))
+pg_start "pin_guard loads" "the suites are those that are known here" "${SUITES[@]}" \
+	"pin_guard unloads"
 pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
 [ -d /sys/module/kunit ] || pg_skip_all "this kernel has no KUnit"
 [ -d "$KUNIT" ] || pg_skip_all "this kernel has no CONFIG_KUNIT_DEBUGFS"

@@ -1,9 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Sourced by the test scripts: modules, health of the kernel, and the devices to test on.
+# Sourced by the test scripts: which tests run, modules, health of the kernel, and the devices to
+# test on.
 #
-# PIN_GUARD_MODULES names the directories of modules that modprobe does not know.
+# PIN_GUARD_MODULES  the directories of modules that modprobe does not know
+# PIN_GUARD_TESTS    the tests to run, a line each, as in quick.list [all]
+# PIN_GUARD_PART     only those of them whose names match this pattern
+# PIN_GUARD_LIST     1: print the names of the tests, run none
 # shellcheck disable=SC2034,SC2154 # shared with ktap_helpers.sh
 
 set -u
@@ -42,10 +46,90 @@ pg_skip_all()
 	exit "$KSFT_SKIP"
 }
 
-# pg_start PLAN - every script begins so
+#
+# Which tests: see quick.list for the form
+#
+
+PG_SCRIPT=${0##*/}
+PG_HEALTH=("the kernel log has no complaint" "no pin is left")
+# Of each test, the patterns of its cases, a line each; empty: it is not wanted.
+declare -A PG_WANTED=(["${PG_HEALTH[0]}"]="*" ["${PG_HEALTH[1]}"]="*")
+PG_PATTERNS=()		# of PIN_GUARD_TESTS, for this script
+PG_UNWANTED=()		# those with a ! before them
+
+pg_patterns()
+{
+	local line
+
+	while read -r line; do
+		case $line in
+		"$PG_SCRIPT") PG_PATTERNS+=("*") ;;
+		"$PG_SCRIPT":*) PG_PATTERNS+=("${line#*:}") ;;
+		"!$PG_SCRIPT":*) PG_UNWANTED+=("${line#*:}") ;;
+		esac
+	done <<<"${PIN_GUARD_TESTS:-$PG_SCRIPT}"
+}
+
+# pg_select NAME - into PG_WANTED
+pg_select()
+{
+	local pattern cases
+
+	PG_WANTED[$1]=
+	# shellcheck disable=SC2053 # a pattern
+	[[ $1 == ${PIN_GUARD_PART:-*} ]] || return
+	for pattern in "${PG_PATTERNS[@]}"; do
+		cases="*"
+		# A name may have a colon, with a blank behind it.
+		if [[ $pattern =~ ^(.*):([^\ ].*)$ ]]; then
+			pattern=${BASH_REMATCH[1]} cases=${BASH_REMATCH[2]}
+		fi
+		# shellcheck disable=SC2053 # a pattern
+		[[ $1 != $pattern ]] || PG_WANTED[$1]+=$cases$'\n'
+	done
+	for pattern in "${PG_UNWANTED[@]}"; do
+		# shellcheck disable=SC2053 # a pattern
+		[[ $1 != $pattern ]] || PG_WANTED[$1]=
+	done
+}
+
+# pg_wanted NAME - of a test
+pg_wanted()
+{
+	[ -n "${PG_WANTED[$1]:-}" ]
+}
+
+# pg_any PATTERN - is one of these tests wanted?
+pg_any()
+{
+	local name
+
+	for name in "${!PG_WANTED[@]}"; do
+		# shellcheck disable=SC2053 # a pattern
+		[[ $name == $1 ]] && pg_wanted "$name" && return
+	done
+	return 1
+}
+
+# pg_start NAME... - every script begins so, with the names of its tests
 pg_start()
 {
+	local name plan=0
+
+	pg_patterns
+	for name; do
+		pg_select "$name"
+		! pg_wanted "$name" || plan=$((plan + 1))
+	done
+	if [ -n "${PIN_GUARD_LIST:-}" ]; then
+		for name; do
+			! pg_wanted "$name" || echo "$PG_SCRIPT:$name"
+		done
+		[ $plan = 0 ] || printf "$PG_SCRIPT:%s\n" "${PG_HEALTH[@]}"
+		exit 0
+	fi
 	ktap_print_header
+	[ $plan -gt 0 ] || pg_skip_all "none of its tests is wanted"
 	[ "$(id -u)" = 0 ] || pg_skip_all "must be root"
 	trap pg_cleanup EXIT
 	# kselftest's timeout signals more than once.
@@ -55,13 +139,31 @@ pg_start()
 	ktap_print_msg "kernel: $(uname -r)"
 	mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 	mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
-	ktap_set_plan "$1"
+	ktap_set_plan $((plan + ${#PG_HEALTH[@]}))
+	read -ra PG_STAT </proc/stat
+}
+
+# pg_enough - have all that are wanted been told, but for PG_HEALTH?
+pg_enough()
+{
+	[ "$KTAP_TESTNO" -gt $((KSFT_NUM_TESTS - ${#PG_HEALTH[@]})) ]
 }
 
 # pg_finish - every script ends so
 pg_finish()
 {
+	local stat all=0 idle i
+
 	pg_cleanup 0
+	read -ra stat </proc/stat
+	# user nice system idle iowait irq softirq steal
+	for i in {1..8}; do
+		all=$((all + stat[i] - PG_STAT[i]))
+	done
+	idle=$((stat[4] + stat[5] - PG_STAT[4] - PG_STAT[5]))
+	ktap_print_msg "time: $PG_SCRIPT: $SECONDS s, processors busy for" \
+		"$(((all - idle) * 100 / (all ? all : 1))) %"
+	[ "$KTAP_CNT_FAIL" = 0 ] || KSFT_NUM_TESTS=-1	# also if nobody asked for that test
 	ktap_finished
 }
 
@@ -71,7 +173,7 @@ pg_isolate()
 {
 	local pid status
 
-	[ -n "${PG_ISOLATED:-}" ] && return
+	[ -n "${PG_ISOLATED:-}${PIN_GUARD_LIST:-}" ] && return
 	[ "$(id -u)" = 0 ] || return
 	# unshare ignores a signal, of kselftest's timeout say: it goes to all of the job, which
 	# then puts back what it has changed.
@@ -90,28 +192,46 @@ pg_isolate()
 	exit $status
 }
 
-# pg_run NAME COMMAND... - a test that is a program: its exit status is the result
+# pg_run NAME COMMAND... - a test that is a program: its exit status is the result. Without the
+# test nothing is run.
 pg_run()
 {
-	local name=$1 rc start=$SECONDS
+	local name=$1 rc start=$SECONDS lines line ok='' skipped=''
 
 	shift
-	"$@" >"$PG_TMP/output" 2>&1
+	pg_known "$name" && pg_wanted "$name" || return 0
+	PIN_GUARD_CASES=${PG_WANTED[$name]} "$@" >"$PG_TMP/output" 2>&1
 	rc=$?
-	sed 's/^/# /' "$PG_TMP/output"
+	mapfile -t lines <"$PG_TMP/output"
+	for line in "${lines[@]}"; do
+		echo "# $line"
+		case $line in
+		ok*"# SKIP"* | ok*"# XFAIL"*) skipped=1 ;;
+		ok*) ok=1 ;;
+		esac
+	done
 	# A program that could do nothing has skipped, even if its cases did one by one; one
 	# that reports nothing has failed.
-	if [ $rc = 0 ] && ! grep -q '^ok' "$PG_TMP/output"; then
-		rc=$KSFT_FAIL
-	elif [ $rc = 0 ] && ! grep '^ok' "$PG_TMP/output" | grep -qvE '# (SKIP|XFAIL)'; then
-		rc=$KSFT_SKIP
+	if [ $rc = 0 ] && [ -z "$ok" ]; then
+		[ -n "$skipped" ] && rc=$KSFT_SKIP || rc=$KSFT_FAIL
 	fi
 	pg_result "$name" "$rc" "$((SECONDS - start)) s"
 }
 
-# pg_result NAME STATUS [REASON]
+# pg_known NAME - or the test fails
+pg_known()
+{
+	[ -z "${PG_WANTED[$1]+known}" ] || return 0
+	ktap_print_msg "$1: not one of pg_start's"
+	ktap_test_fail "$1"
+	return 1
+}
+
+# pg_result NAME STATUS [REASON] - of a test that is not wanted only a failure is told
 pg_result()
 {
+	pg_known "$1" || return 0
+	pg_wanted "$1" || [[ $2 != "$KSFT_PASS" && $2 != "$KSFT_SKIP" ]] || return 0
 	case "$2" in
 	"$KSFT_PASS") ktap_test_pass "$1" ;;
 	"$KSFT_SKIP") ktap_test_skip "$1" ;;
@@ -123,21 +243,22 @@ pg_result()
 # pg_skip NAME REASON
 pg_skip()
 {
-	ktap_print_msg "$1: $2"
-	ktap_test_skip "$1"
+	! pg_wanted "$1" || ktap_print_msg "$1: $2"
+	pg_result "$1" "$KSFT_SKIP"
 }
 
-# pg_check NAME COMMAND... - passes if the command succeeds
+# pg_check NAME COMMAND... - passes if the command succeeds, which is run in any case: the tests
+# after it stand on what it does
 pg_check()
 {
 	local name=$1
 
 	shift
 	if "$@"; then
-		ktap_test_pass "$name"
+		pg_result "$name" "$KSFT_PASS"
 	else
 		ktap_print_msg "failed: $*"
-		ktap_test_fail "$name"
+		pg_result "$name" "$KSFT_FAIL"
 	fi
 }
 
@@ -149,9 +270,20 @@ pg_wait()
 	shift
 	until "$@"; do
 		((tries-- > 0)) || return 1
-		sleep 0.1
+		pg_nap 0.1
 	done
 }
+
+# Where there is no KVM, to start a process costs more than most of what scripts do: what is done
+# often does without.
+
+# pg_nap SECONDS - as sleep
+pg_nap()
+{
+	read -rt "$1" -u "$PG_NOTHING"
+	return 0
+}
+exec {PG_NOTHING}<> <(:)
 
 #
 # Modules
@@ -212,7 +344,11 @@ pg_unload_all()
 # pg_counter NAME - from debugfs
 pg_counter()
 {
-	awk -v n="$1" '$1 == n || $1 == n ":" { print $2 }' /sys/kernel/debug/pin_guard/counters
+	local name value
+
+	while read -r name value; do
+		[ "${name%:}" != "$1" ] || echo "$value"
+	done </sys/kernel/debug/pin_guard/counters
 }
 
 #
@@ -241,10 +377,19 @@ health_begin()
 # pins that are held now
 pg_pins()
 {
+	local stat name value pins=0
+
 	# Counters are per CPU until they are gathered.
 	echo 1 2>/dev/null >/proc/sys/vm/stat_refresh
-	awk '/^nr_foll_pin_acquired/ { a = $2 } /^nr_foll_pin_released/ { r = $2 }
-	     END { print a - r }' /proc/vmstat
+	mapfile -t stat </proc/vmstat
+	for name in "${stat[@]}"; do
+		value=${name#* }
+		case $name in
+		nr_foll_pin_acquired*) pins=$((pins + value)) ;;
+		nr_foll_pin_released*) pins=$((pins - value)) ;;
+		esac
+	done
+	echo $pins
 }
 
 # the kernel log since health_begin; all of it if that has been overwritten since
@@ -259,7 +404,7 @@ pg_pins_are_back()
 	[ "$(pg_pins)" = "$PG_PINS" ]
 }
 
-# health_end - two tests
+# health_end - the tests of PG_HEALTH
 health_end()
 {
 	local log='' scans=${PG_SCANS:+2}
@@ -274,12 +419,12 @@ health_end()
 	log+=$(pg_log | grep -E "$PG_COMPLAINTS")
 	[ -z "$log" ] || { pg_log | grep -E -A 25 "$PG_COMPLAINTS"; cat $PG_LEAKS; } 2>/dev/null |
 		head -n 90 | sed 's/^/# /'
-	pg_result "the kernel log has no complaint" $((${#log} > 0))
+	pg_result "${PG_HEALTH[0]}" $((${#log} > 0))
 	if pg_wait 10 pg_pins_are_back; then
-		ktap_test_pass "no pin is left"
+		pg_result "${PG_HEALTH[1]}" "$KSFT_PASS"
 	else
 		ktap_print_msg "$(pg_pins) pins held, $PG_PINS before"
-		ktap_test_fail "no pin is left"
+		pg_result "${PG_HEALTH[1]}" "$KSFT_FAIL"
 	fi
 }
 
@@ -317,6 +462,26 @@ pg_memory()
 	echo 128M >"/sys/block/zram$zram/disksize" &&
 		mkswap "/dev/zram$zram" >/dev/null 2>&1 && swapon "/dev/zram$zram" &&
 		pg_undo swapoff "/dev/zram$zram"
+}
+
+PG_GROUP=
+
+# pg_memory_cgroup - $PG_GROUP, of version 2 and ours; or says why not
+pg_memory_cgroup()
+{
+	local root
+
+	root=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+	if [ -z "$root" ]; then
+		root=$PG_TMP/cgroup
+		mkdir "$root" && mount -t cgroup2 cgroup2 "$root" && pg_undo umount "$root" || return
+	fi
+	if ! grep -qw memory "$root/cgroup.subtree_control"; then
+		pg_write +memory "$root/cgroup.subtree_control" &&
+			pg_undo pg_write -memory "$root/cgroup.subtree_control" || return
+	fi
+	mkdir "$root/pin_guard_test.$$" && pg_undo rmdir "$root/pin_guard_test.$$" &&
+		PG_GROUP=$root/pin_guard_test.$$
 }
 
 #
@@ -362,6 +527,9 @@ pg_disk_good()
 pg_disk_up()
 {
 	command -v "mkfs.$1" >/dev/null || { echo "no mkfs.$1"; return 1; }
+	# pin_guard.ko finds its functions by name, among those of all modules: with xfs.ko that
+	# takes several times as long.
+	pg_loaded "$1" || pg_undo modprobe -qr "$1"
 	truncate -s "${PG_DISK_MB}M" "$PG_RUN/image" && mkdir -p "$2" &&
 		PG_DISK_LOOP=$(losetup --show -f "$PG_RUN/image") &&
 		pg_disk_good | pg_disk_table && "mkfs.$1" -q "/dev/mapper/$PG_DISK" &&
@@ -394,11 +562,11 @@ pg_delay()
 	local true start pace i
 
 	true=$(type -P true)
-	pace=$(for i in {1..21}; do
+	pace=$(for i in {1..9}; do
 		start=${EPOCHREALTIME//[!0-9]/}
 		"$true"
 		echo $(((${EPOCHREALTIME//[!0-9]/} - start) / 40000))
-	done | sort -n | sed -n 11p)
+	done | sort -n | sed -n 5p)
 	echo "$(($1 * (pace < 1 ? 1 : pace > 8 ? 8 : pace)))"
 }
 

@@ -28,6 +28,7 @@
 
 #include "forkscrew.h"
 #include "lifetime.h"
+#include "wanted.h"
 
 #define LIMIT_S		240	/* a case */
 #define SETTLE_S	60	/* windows and pins, after a case */
@@ -317,7 +318,7 @@ void become_limited(size_t memlock)
 
 /* The memory cgroup */
 
-static int group_open(const char *file, int flags)
+int group_open(const char *file, int flags)
 {
 	char path[PATH_MAX];
 
@@ -422,12 +423,21 @@ static void run_once(const struct life_case *c, unsigned int kind, const char *n
 		group_write("memory.max", -1);
 }
 
+#define CASE_NAME	"%s %s: %s"
+
+static bool selected(const struct life_case *c, unsigned int kind, const char *label,
+		     const char *only)
+{
+	return kind & c->with && strstr(c->name, only) &&
+	       case_wanted(CASE_NAME, label, kinds[__builtin_ctz(kind)], c->name);
+}
+
 static void run_case(const struct life_case *c, unsigned int kind, const char *label)
 {
 	unsigned int tries = 0;
 	char name[160];
 
-	snprintf(name, sizeof(name), "%s %s: %s", label, kinds[__builtin_ctz(kind)], c->name);
+	snprintf(name, sizeof(name), CASE_NAME, label, kinds[__builtin_ctz(kind)], c->name);
 	if (c->group && !group) {
 		ksft_test_result_skip("%s: no memory cgroup\n", name);
 		return;
@@ -541,14 +551,14 @@ int main(int argc, char **argv)
 		send_setup(argv[optind + 1]);
 
 	for (i = 0; i < nr; i++)
-		if (strstr(cases[i].name, only))
-			n += __builtin_popcount(cases[i].with & mask);
+		for (kind = 1; kind <= SEND_REGISTERED; kind <<= 1)
+			n += selected(&cases[i], kind & mask, label ?: on, only);
 	if (!n)
 		ksft_exit_fail_msg("no such case\n");
 	ksft_set_plan(n);
 	for (i = 0; i < nr; i++)
 		for (kind = 1; kind <= SEND_REGISTERED; kind <<= 1)
-			if (strstr(cases[i].name, only) && (kind & cases[i].with & mask))
+			if (selected(&cases[i], kind & mask, label ?: on, only))
 				run_case(&cases[i], kind, label ?: on);
 	ksft_finished();
 }

@@ -114,6 +114,7 @@ void must_be_busy(const char *module);
 #define EXEC_STATUS	7
 void __noreturn exec_self(void);
 
+int group_open(const char *file, int flags);
 void group_write(const char *file, long value);	/* -1: "max" */
 long group_read(const char *file, const char *key);
 void group_join(void);

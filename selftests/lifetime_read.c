@@ -2,6 +2,7 @@
 /* lifetime: reads over NFS, and requests of /dev/pin_guard_dma. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -602,6 +603,48 @@ static void oom_kill_at_fork(void)
 	count_run();
 }
 
+#define VECTORS		8
+#define SEGMENTS	1000
+#define SEGMENT_BYTES	16	/* of a range, at least */
+
+/* What the module keeps of a read's segments is charged, and given back. */
+static void segments_are_charged(void)
+{
+	static struct iovec segments[SEGMENTS];
+	struct io_event events[VECTORS];
+	struct iocb cb = {
+		.aio_lio_opcode = IOCB_CMD_PREADV, .aio_nbytes = SEGMENTS,
+		.aio_buf = (unsigned long)segments, .aio_fildes = target.fd,
+	}, *cbs = &cb;
+	aio_context_t ctx = 0;
+	long before, in_flight;
+	unsigned int i;
+
+	group_join();
+	prepare_bytes(4 * PAGE);
+	for (i = 0; i < SEGMENTS; i++)
+		segments[i] = (struct iovec){ mem.base + i * 16, 4 };
+	if (syscall(SYS_io_setup, VECTORS, &ctx))
+		wrong("io_setup: %s", strerror(errno));
+	before = group_read("memory.stat", "slab");
+	for (i = 0; i < VECTORS; i++)
+		if (syscall(SYS_io_submit, ctx, 1, &cbs) != 1)
+			wrong("io_submit: %s", strerror(errno));
+	must_be_held();
+	in_flight = group_read("memory.stat", "slab") - before;
+	if (syscall(SYS_io_getevents, ctx, VECTORS, VECTORS, events, NULL) != VECTORS)
+		wrong("io_getevents: %s", strerror(errno));
+	for (i = 0; i < VECTORS; i++)
+		if (events[i].res != 4 * SEGMENTS)
+			wrong("a read: expected %u bytes, came %lld", 4 * SEGMENTS,
+			      (long long)events[i].res);
+	/* Without the module it is the control. */
+	if (control != (in_flight < VECTORS * SEGMENTS * SEGMENT_BYTES))
+		wrong("%u reads of %u segments took %ld bytes of slab", VECTORS, SEGMENTS,
+		      in_flight);
+	count_run();
+}
+
 /*
  * The device alone
  */
@@ -707,6 +750,81 @@ static void signal_in_wait(void)
 	complete();
 }
 
+/* Requests that are charged to nobody, but for their windows. */
+#define OTHERS		4096
+#define MOST_OTHERS	(OTHERS + 32768)
+#define OTHERS_MS	10000
+#define OTHER_FILES	64	/* a request is looked up among those of its file */
+#define WINDOW_BYTES	64	/* at least */
+
+/* Returns 0 or an errno. */
+static int submit_others(const int *files, char *p, unsigned int nr, unsigned long start)
+{
+	struct pin_guard_dma_submit other;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		other = request(p + i % PAGE, 1);
+		other.delay_ms = OTHERS_MS;
+		if (ioctl(files[i % OTHER_FILES], PIN_GUARD_DMA_SUBMIT, &other))
+			return errno;
+	}
+	if (seconds() - start >= OTHERS_MS / 1000)
+		late("requests are over before the last is submitted");
+	return 0;
+}
+
+/* One window too many is refused; the others go on, and so does what comes after them. */
+static void windows_at_the_limit(void)
+{
+	char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool charged = with & DMA_WINDOW;
+	int files[OTHER_FILES], err, i, limit;
+	unsigned long start;
+	pid_t child;
+	long slab;
+
+	group_join();
+	/* There is nobody to be killed. */
+	oom_score(-1000);
+	p[0] = 1;
+	prepare();
+	for (i = 0; i < OTHER_FILES; i++) {
+		files[i] = open(target.path, O_RDWR | O_CLOEXEC);
+		if (files[i] < 0)
+			wrong("%s: %s", target.path, strerror(errno));
+	}
+	start = seconds();
+	slab = group_read("memory.stat", "slab");
+	err = submit_others(files, p, OTHERS, start);
+	if (err)
+		wrong("%u requests: %s", OTHERS, strerror(err));
+	slab = group_read("memory.stat", "slab") - slab;
+	/* A file that is opened at the limit is refused, too. */
+	limit = group_open("memory.max", O_WRONLY);
+	group_write("memory.max", group_read("memory.current", "") + (1 << 20));
+	if (charged)
+		err = submit_others(files, p, MOST_OTHERS - OTHERS, start);
+	if (write(limit, "max", 3) != 3)
+		wrong("memory.max: %s", strerror(errno));
+	close(limit);
+	submit();
+	must_be_held();
+	child = fork_and_touch();
+	set_errno(err);
+	complete();
+	child_end(child);
+	for (i = 0; i < OTHER_FILES; i++)
+		close(files[i]);
+	if (charged && slab < OTHERS * WINDOW_BYTES)
+		wrong("%u windows: expected %u bytes of slab at least, came %ld", OTHERS,
+		      OTHERS * WINDOW_BYTES, slab);
+	if (err != (charged ? ENOMEM : 0))
+		wrong("a request at the limit: expected %s, came %s", charged ? "ENOMEM" : "none",
+		      strerror(err));
+	await(control || counter("windows_open") == 0, "the windows are closed");
+}
+
 static void over_memlock(void)
 {
 	struct pin_guard_dma_submit more;
@@ -767,8 +885,12 @@ const struct life_case read_cases[] = {
 	LIVES("the ring is closed in flight", ring_is_closed, URING | URING_ASYNC),
 	{ .name = "fork at a memory cgroup's limit", .run = fork_at_the_limit,
 	  .with = READS | DMAS | DMA_GET, .forks = true, .group = true },
+	{ .name = "the segments of a read are charged", .run = segments_are_charged,
+	  .with = LIBAIO, .group = true },
 	{ .name = "OOM kill at fork", .run = oom_kill_at_fork, .with = READS | DMAS, .group = true },
 
+	{ .name = "windows at a memory cgroup's limit", .run = windows_at_the_limit,
+	  .with = DMA_WINDOW | DMA_GET, .forks = true, .group = true },
 	LIVES("the file is closed in flight", file_is_closed, DMAS),
 	LIVES("another process waits", another_waits, DMAS),
 	{ .name = "the file is passed on", .run = file_is_passed_on, .with = DMAS },

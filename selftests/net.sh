@@ -57,6 +57,7 @@ net_config()
 # net_init ARGS... - before pg_start; ARGS are the script's
 net_init()
 {
+	[ -z "${PIN_GUARD_LIST:-}" ] || return 0
 	[ "$(id -u)" = 0 ] || return 0	# which pg_start reports
 	net_config
 	if [ -n "${NETIF:-}" ]; then
@@ -407,8 +408,12 @@ net_netem()
 
 	shift
 	[ "$NET_DEV" != lo ] || end=local
-	[ "$1" != off ] || set --
-	[[ -v NET_NETEM[$end] ]] || pg_undo net_qdisc "$end"
+	if [ "$1" = off ]; then
+		unset "NET_NETEM[$end]"
+		net_qdisc "$end"
+		return
+	fi
+	[[ -v NET_NETEM[$end] ]] || pg_undo net_netem "$end" off
 	NET_NETEM[$end]=$*
 	net_qdisc "$end" "$@"
 }

@@ -9,9 +9,8 @@
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=net.sh
 . "$PG_HERE/net.sh"
-
-JOBS=${PIN_GUARD_JOBS:-6}
-STRESS_S=${PIN_GUARD_STRESS:-4}
+# shellcheck source=reads.sh
+. "$PG_HERE/reads.sh"
 
 LINKS=()
 if [ $# -eq 0 ]; then
@@ -23,95 +22,34 @@ if [ $# -eq 0 ]; then
 else
 	pg_isolate "$@"
 fi
-MODULE=()
-pg_have pin_guard && MODULE=(protected)
-
 MOUNTS=("$@")
 NAMES=("$@")
-FULL=(forkscrew "dma_thread anon" "dma_thread thp" "dma_thread hugetlb" pthread_read_and_fork)
-SHORT=("forkscrew --demo" "dma_thread anon")
-TESTS=("${FULL[@]}")
 
-# Each mount: the file system's own way, and then with the module.
-PLAN=$(($# * 12 + 2))
-for link in "${LINKS[@]}"; do
-	case $link in
-	lo) PLAN=$((PLAN + 24)) ;;
-	*) PLAN=$((PLAN + 6)) ;;
+# mounts_of LINK - the names of its mounts, and the tests on each
+mounts_of()
+{
+	case $1 in
+	lo)
+		NAMES=(v4.2 v3)
+		TESTS=("${FULL[@]}")
+		;;
+	*)
+		NAMES=("$1 v4.2")
+		TESTS=("${SHORT[@]}")
+		;;
 	esac
+}
+
+[ $# -eq 0 ] || list
+for link in "${LINKS[@]}"; do
+	mounts_of "$link"
+	list
 done
-pg_start "$PLAN"
+pg_start "${ALL[@]}"
 pg_unload_all
 pg_memory 24
 health_begin
-DELAY=$(pg_delay 150)ms	# each way
-
-# netem off|NETEM ARGUMENT... - on a link of ours, on the way to the server and back
-netem()
-{
-	[ -n "$NET_MARK" ] || return 0
-	net_netem local "$@"
-	[ "$NET_DEV" = lo ] || net_netem remote "$@"
-}
-
-# round NAME DIRECTORY OPTION... - $TESTS
-round()
-{
-	local name=$1 dir=$2 t seconds=$STRESS_S
-
-	shift 2
-	# A control ends with its first loss.
-	[ "${1:-}" != --control ] || seconds=$((STRESS_S * 8))
-	for t in "${TESTS[@]}"; do
-		case $t in
-		forkscrew*)
-			netem delay "$DELAY"
-			# shellcheck disable=SC2086 # may come with an option
-			pg_run "$name $t" "$PG_HERE"/$t -j "$JOBS" "$@" "$dir"
-			netem off
-			;;
-		dma_thread*)
-			pg_run "$name $t" "$PG_HERE/dma_thread" -t "$seconds" -m "${t#* }" "$@" "$dir"
-			;;
-		*)
-			pg_run "$name $t" "$PG_HERE/$t" -t "$seconds" "$@" "$dir"
-			;;
-		esac
-	done
-}
-
-# skip KIND REASON - all tests of $NAMES
-skip()
-{
-	local v t all=("${TESTS[@]}")
-
-	[ "$1" = control ] || all=("pin_guard loads" "${TESTS[@]}" "pin_guard unloads")
-	for v in "${NAMES[@]}"; do
-		for t in "${all[@]}"; do
-			pg_skip "$v $1 $t" "$2"
-		done
-	done
-}
-
-# mounts - $MOUNTS, first all controls
-mounts()
-{
-	local i v
-
-	for i in "${!MOUNTS[@]}"; do
-		round "${NAMES[i]} control" "${MOUNTS[i]}" --control
-	done
-	if [ ${#MODULE[@]} = 0 ]; then
-		skip protected "no pin_guard.ko: set PIN_GUARD_MODULES"
-		return
-	fi
-	for i in "${!MOUNTS[@]}"; do
-		v=${NAMES[i]}
-		pg_check "$v pin_guard loads" pg_load pin_guard
-		round "$v protected" "${MOUNTS[i]}"
-		pg_check "$v pin_guard unloads" pg_unload pin_guard
-	done
-}
+DELAY=$(pg_delay 150)ms
 
 # over LINK - from servers of ours; says why not
 over()
@@ -135,16 +73,8 @@ over()
 
 [ $# -eq 0 ] || mounts
 for link in "${LINKS[@]}"; do
-	case $link in
-	lo)
-		NAMES=(v4.2 v3)
-		TESTS=("${FULL[@]}")
-		;;
-	*)
-		NAMES=("$link v4.2")
-		TESTS=("${SHORT[@]}")
-		;;
-	esac
+	mounts_of "$link"
+	wanted || continue
 	if over "$link" >"$PG_TMP/why"; then
 		mounts
 	else

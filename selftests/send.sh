@@ -3,7 +3,7 @@
 #
 # The send guard, through /dev/pin_guard_tx, on each link: what is sent without a copy arrives
 # as it was, though the memory is reused when it is said to be free. See net.sh for a NIC and a
-# peer of your own. PIN_GUARD_LINKS="lo veth" takes only these.
+# peer of your own.
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +15,7 @@ ACK_MS=150	# how much later acknowledgments come
 UDP_MS=800	# how long a datagram can be overwritten, at least
 
 net_init "$@"
-read -ra LINKS <<<"${PIN_GUARD_LINKS:-$(net_links)}"
+read -ra LINKS <<<"$(net_links)"
 
 # On each link, in this order
 TESTS=(send_guard "delayed ACKs" loss capture "checksum off" "TSO off" "SG off" UDP
@@ -27,7 +27,11 @@ done
 ONCE=("pin_guard_tx loads" "a second load is refused" interface "MTU probing" "a read in flight is lost without pin_guard"
       "a read in flight is kept with it" "pin_guard_tx unloads")
 
-pg_start $((${#LINKS[@]} * ${#TESTS[@]} + ${#ONCE[@]} + 2))
+NAMES=()
+for link in "${LINKS[@]}"; do
+	NAMES+=("${TESTS[@]/#/$link }")
+done
+pg_start "${NAMES[@]}" "${ONCE[@]}"
 for m in pin_guard pin_guard_tx; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
@@ -88,7 +92,7 @@ in_a_cut()
 	CUT=$!
 	for ((i = 0; i < 300; i++)); do
 		files "$n" "$PG_TMP"/sync/ready.* && break
-		sleep 0.1
+		pg_nap 0.1
 	done
 	files "$n" "$PG_TMP"/sync/ready.* && net_cut && touch "$PG_TMP/sync/cut"
 }
@@ -109,11 +113,12 @@ killed()
 {
 	local before=$PG_PINS i
 
+	pg_any "$NET_NAME killed*" || return
 	TEST=$NET_NAME
 	in_a_cut 1 guard stuck >/dev/null 2>&1
 	for ((i = 0; i < 300; i++)); do
 		files 1 "$PG_TMP"/sync/sent.* && break
-		sleep 0.1
+		pg_nap 0.1
 	done
 	for i in "$PG_TMP"/sync/sent.*; do
 		kill -9 "${i##*.}" "$CUT"
@@ -144,6 +149,7 @@ later()
 {
 	local n=${#LATER[@]}
 
+	pg_wanted "$NET_NAME $1" || return
 	LATER+=("$1")
 	shift
 	"$@" >"$PG_TMP/later.$n" 2>&1 &
@@ -200,9 +206,11 @@ one_link()
 	with_feature "checksum off" tx stream
 	with_feature "TSO off" tso stream
 	with_feature "SG off" sg stream
-	net_netem local delay "$(pg_delay $UDP_MS)ms"
-	run UDP guard -j 10 udp
-	net_netem local off
+	if pg_wanted "$NET_NAME UDP"; then
+		net_netem local delay "$(pg_delay $UDP_MS)ms"
+		run UDP guard -j 10 udp
+		net_netem local off
+	fi
 	run "peer gone" gone
 	killed
 	net_netem local delay 50ms loss 1%
@@ -230,6 +238,7 @@ read_in_flight()
 	local name=$1
 
 	shift
+	pg_wanted "$name" || return
 	if [ -n "$NO_NFS" ]; then
 		pg_skip "$name" "$NO_NFS"
 		return
@@ -249,8 +258,11 @@ pg_check "pin_guard_tx loads" eval "pg_load pin_guard && pg_load pin_guard_tx"
 pg_wait 5 test -c /dev/pin_guard_tx
 pg_check "a second load is refused" eval "! pg_load pin_guard_tx 2>/dev/null"
 
-DONE_ONCE=
+# The tests that take any link.
+ONCE_WANTED=
+! pg_wanted interface && ! pg_wanted "MTU probing" || ONCE_WANTED=1
 for link in "${LINKS[@]}"; do
+	[ -n "$ONCE_WANTED" ] || pg_any "$link *" || continue
 	if ! { net_up "$link" && net_peer; } >"$PG_TMP/why"; then
 		for t in "${TESTS[@]}"; do
 			pg_skip "$link $t" "$(tail -n 1 "$PG_TMP/why")"
@@ -258,8 +270,8 @@ for link in "${LINKS[@]}"; do
 		net_down
 		continue
 	fi
-	if [ -z "$DONE_ONCE" ]; then
-		DONE_ONCE=1
+	if [ -n "$ONCE_WANTED" ]; then
+		ONCE_WANTED=
 		TEST=$NET_NAME
 		pg_run interface guard once
 		mtu_probing
@@ -267,13 +279,15 @@ for link in "${LINKS[@]}"; do
 	one_link
 	net_down
 done
-if [ -z "$DONE_ONCE" ]; then
+if [ -n "$ONCE_WANTED" ]; then
 	pg_skip interface "no link"
 	pg_skip "MTU probing" "no link"
 fi
 
 NO_NFS=
-if [ -n "${NETIF:-}" ]; then
+if ! pg_any "a read in flight*"; then
+	:
+elif [ -n "${NETIF:-}" ]; then
 	NO_NFS="no loopback of our own with NETIF"
 elif ! { net_up lo && net_peer && pg_nfs_server && pg_nfs_mount 4.2 "$PG_RUN/mnt/send"; } \
 	>"$PG_TMP/why"; then

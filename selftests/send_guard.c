@@ -19,6 +19,7 @@
 
 #include "jobs.h"
 #include "send_guard.h"
+#include "wanted.h"
 
 #define MAX_ADDRESSES	2
 
@@ -85,24 +86,29 @@ static void job_ended(unsigned int i, bool in_time, const char *why)
 	snprintf(v->why, sizeof(v->why), "%s", why);
 }
 
+static const char *family(const char *address)
+{
+	return strchr(address, ':') ? "v6" : "v4";
+}
+
 static void report(unsigned int i)
 {
 	const struct job *j = &jobs[i];
-	const char *family = strchr(j->address, ':') ? "v6" : "v4";
+	const char *f = family(j->address);
 	const char *space = *opt.prefix ? " " : "", *why = j->v->why;
 
 	switch (j->v->outcome) {
 	case CASE_PASSED:
-		ksft_test_result_pass("%s%s%s %s%s%s\n", opt.prefix, space, j->c->name, family,
+		ksft_test_result_pass("%s%s%s %s%s%s\n", opt.prefix, space, j->c->name, f,
 				      *why ? ": " : "", why);
 		break;
 	case CASE_SKIPPED:
-		ksft_test_result_skip("%s%s%s %s: %s\n", opt.prefix, space, j->c->name, family,
+		ksft_test_result_skip("%s%s%s %s: %s\n", opt.prefix, space, j->c->name, f,
 				      why);
 		break;
 	default:
-		ksft_print_msg("%s %s: %s\n", j->c->name, family, why);
-		ksft_test_result_fail("%s%s%s %s\n", opt.prefix, space, j->c->name, family);
+		ksft_print_msg("%s %s: %s\n", j->c->name, f, why);
+		ksft_test_result_fail("%s%s%s %s\n", opt.prefix, space, j->c->name, f);
 		break;
 	}
 }
@@ -121,11 +127,15 @@ static bool selected(const struct send_case *c, char **names)
 /* Fills the jobs if they are there, and counts them. */
 static unsigned int jobs_list(char **names)
 {
+	const char *space = *opt.prefix ? " " : "";
 	unsigned int c, a, n = 0;
 
 	for (c = 0; c < nr_send_cases; c++) {
 		for (a = 0; a < opt.nr_addresses && selected(&send_cases[c], names); a++) {
 			if (a && send_cases[c].flags & ONCE)
+				continue;
+			if (!case_wanted("%s%s%s %s", opt.prefix, space, send_cases[c].name,
+					 family(opt.addresses[a])))
 				continue;
 			if (jobs) {
 				jobs[n].c = &send_cases[c];

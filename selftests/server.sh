@@ -17,15 +17,15 @@ unset NETIF
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=net.sh
 . "$PG_HERE/net.sh"
+# shellcheck source=inflight.sh
+. "$PG_HERE/inflight.sh"
 
 MNT=$PG_RUN/mnt/server
 DISK=$PG_RUN/export/disk	# ext4 on the server: can be frozen
 RACE_S=${PIN_GUARD_STRESS:-6}
 STALL_S=4	# for which the workers' CPU time is looked at
-LIMIT=180	# seconds for a scenario, on a slow machine; it hangs if it takes more
 
-read -ra SCENARIOS <<<"${PIN_GUARD_SCENARIOS:-cut_v3 restart_v4.2 soft_v3 \
-	umount_f_v4.2 kill_pread kill_libaio stall_v3 race_v4.2}"
+SCENARIOS=(cut_v3 restart_v4.2 soft_v3 umount_f_v4.2 kill_pread kill_libaio stall_v3 race_v4.2)
 declare -A WHAT=(
 	[cut_v3]="network cut and mended, v3"
 	[restart_v4.2]="server stopped and started, v4.2"
@@ -38,26 +38,11 @@ declare -A WHAT=(
 )
 
 pg_isolate "$@"
-ROUNDS=(control)
-pg_have pin_guard && ROUNDS+=(protected)
-pg_start $((${#SCENARIOS[@]} * 2 + 4))
+ALL=()
+scenarios_list
+pg_start "${ALL[@]}"
 pg_unload_all
 health_begin
-
-declare -A OUTCOME=()	# of a scenario's control
-ROUND=
-NAME=
-
-say()
-{
-	ktap_print_msg "$ROUND ${WHAT[$NAME]}, $((SECONDS - START)) s: $*"
-}
-
-# fault READS LOST ERRNO - what a table can be made of
-fault()
-{
-	ktap_print_msg "fault: ${WHAT[$NAME]}, $ROUND: runs=$1 lost=$2 errno=${3:-0}"
-}
 
 #
 # The server and the clients
@@ -130,162 +115,6 @@ setup()
 	PG_NFS_SERVER=$REMOTE_V4 PG_NFS_CLIENT="*" PG_NFS_AT=("${NET_AT[@]}")
 	sysctls || { echo "no sysctl"; return 1; }
 	pg_nfs_server && second_client && disk
-}
-
-#
-# The reads
-#
-
-# reads_open DIRECTORY [OPTION...] - the program that does them
-reads_open()
-{
-	local dir=$1 to from
-
-	shift
-	coproc INFLIGHT { exec "$PG_HERE/inflight" "$@" "$dir/reads" 2>>"$PG_TMP/inflight"; }
-	READS_PID=$INFLIGHT_PID
-	disown "$READS_PID"	# or the shell reports its death
-	# Copies, for the shell closes these in its subshells.
-	exec {READS_TO}>&"${INFLIGHT[1]}" {READS_FROM}<&"${INFLIGHT[0]}"
-	to=${INFLIGHT[1]} from=${INFLIGHT[0]}
-	exec {to}>&- {from}<&-
-	pg_undo kill -9 "$READS_PID"
-	answer ready && READS=${ANSWER[1]}
-}
-
-reads_close()
-{
-	exec {READS_TO}>&- {READS_FROM}<&-
-	READS_TO=
-}
-
-# await COMMAND... - until it succeeds, or the scenario has to end
-await()
-{
-	until "$@"; do
-		[ $SECONDS -lt "$DEADLINE" ] || return
-		sleep 0.1
-	done
-}
-
-# answer WORD - of the program, into ANSWER
-answer()
-{
-	local left=$((DEADLINE - SECONDS))
-
-	ANSWER=()
-	read -rt $((left > 1 ? left : 1)) -a ANSWER <&"$READS_FROM" && [ "${ANSWER[0]}" = "$1" ] && return
-	[ "${ANSWER[0]:-}" = skip ] && say "${ANSWER[*]}" && return "$KSFT_SKIP"
-	say "expected $1, came: ${ANSWER[*]:-nothing within $LIMIT s}"
-	return 1
-}
-
-# ask COMMAND WORD
-ask()
-{
-	echo "$1" >&"$READS_TO" && answer "$2"
-}
-
-# all_in_flight - no read has ended
-all_in_flight()
-{
-	ask count flying || return
-	[ "${ANSWER[1]}" = "$READS" ] && return
-	say "expected $READS reads in flight, came ${ANSWER[1]}"
-	return 1
-}
-
-# hold - a fork comes back while the reads are in flight, and the module stays, at once
-hold()
-{
-	local said
-
-	ask fork forked || return
-	say "fork took ${ANSWER[1]} ms"
-	all_in_flight || return
-	[ "$ROUND" = protected ] || return 0
-	ask rmmod rmmod || return
-	if [ "${ANSWER[1]}" != EAGAIN ]; then
-		say "delete_module() with reads in flight: expected EAGAIN, came ${ANSWER[1]}"
-		return 1
-	fi
-	said=$(rmmod pin_guard 2>&1)
-	if [[ $said != *"in use"* ]]; then
-		say "rmmod with reads in flight: expected 'in use', came ${said:-nothing}"
-		return 1
-	fi
-	if [ "$(pg_counter windows_open)" -lt "$READS" ]; then
-		say "expected $READS windows, came $(pg_counter windows_open)"
-		return 1
-	fi
-	all_in_flight
-}
-
-# reads_end right | reads_end fails ERRNO... - all reads end, and the outcome is the control's
-reads_end()
-{
-	local failed lost wrong errors
-
-	ask wait ended || return
-	failed=${ANSWER[2]} lost=${ANSWER[3]} wrong=${ANSWER[4]} errors=${ANSWER[*]:5}
-	fault "$READS" "$lost" "${errors// /,}"
-	if [ "$wrong" != 0 ]; then
-		say "$wrong reads gave something else:"
-		sed 's/^/# /' "$PG_TMP/inflight"
-		return 1
-	fi
-	case $1 in
-	right)
-		if [ -n "$errors" ]; then
-			say "expected no error, came $errors"
-			return 1
-		fi
-		;;
-	fails)
-		if [ "$failed" != "$READS" ] || [[ " ${*:2} " != *" $errors "* ]]; then
-			say "expected that $READS reads fail with ${*:2}, came" \
-				"$failed with ${errors:-no error}"
-			return 1
-		fi
-		;;
-	esac
-	outcome "errno ${errors:-none}" || return
-	[ "$1" != right ] || kept "$lost"
-}
-
-# outcome TEXT - must be that of the control
-outcome()
-{
-	if [ "$ROUND" = control ]; then
-		OUTCOME[$NAME]+="$1; "
-		return
-	fi
-	SEEN+="$1; "
-	[[ ${OUTCOME[$NAME]} == "$SEEN"* ]] && return
-	say "expected as without the module: ${OUTCOME[$NAME]} came: $SEEN"
-	return 1
-}
-
-# kept LOST - what the control loses the module keeps
-kept()
-{
-	LOST=$1
-	[ "$ROUND" = control ] || [ "$1" = 0 ] && return
-	say "expected no loss, came $1 reads lost"
-	return 1
-}
-
-read_again()
-{
-	ask submit submitted && ask wait ended || return
-	[ "${ANSWER[*]:2}" = "0 0 0" ] && return
-	say "reading again: expected 0 0 0, came ${ANSWER[*]:2}"
-	return 1
-}
-
-no_window_is_open()
-{
-	[ "$ROUND" = control ] || [ "$(pg_counter windows_open)" = 0 ]
 }
 
 #
@@ -363,13 +192,6 @@ umount_f()
 	net_mend && read_again
 }
 
-is_gone()
-{
-	local stat
-
-	! read -r stat 2>/dev/null <"/proc/$1/stat" || [[ $stat == *") Z "* ]]
-}
-
 # What is not killable without the module (aio waits in exit) may be not with it.
 kill9()
 {
@@ -433,32 +255,42 @@ sent_again()
 		END { print again + 0 }' /proc/self/mountstats
 }
 
-# writes that the server does not take, and reads behind them
+# stall_for SECONDS LIMIT - writes that the server does not take, and reads behind them
+stall_for()
+{
+	head -c 2M /dev/urandom >"$PG_TMP/source"
+	fsfreeze -f "$DISK" && pg_undo fsfreeze -u "$DISK" || return
+	writes
+	await send_buffers_are_full || { say "the send buffers are not full"; return 1; }
+	say "$(send_queue) bytes in the send buffer"
+	ask submit submitted && hold && workers_took sleep "$1" && hold || return
+	if [ "$TOOK" -ge "$2" ]; then
+		say "expected less than $2 %: than when they work, and than a third"
+		return 1
+	fi
+	await send_buffers_are_full || { say "the send buffers are full no more"; return 1; }
+	fsfreeze -u "$DISK" && reads_end right && writes_end && read_again
+}
+
 stall()
 {
-	local limit again
+	local limit again seconds
 
-	# The requests are sent again, the connection is given up and made anew, by timeo.
 	pg_nfs_mount 3 "$MNT" disk rsize=65536,wsize=65536,timeo=10,retrans=2 || return
 	head -c 2M /dev/urandom >"$PG_TMP/source"
 	workers_took eval "writes; writes_end" || return
 	# Where work takes next to nothing, so may the stall.
 	limit=$((TOOK < 5 ? 5 : TOOK < 33 ? TOOK : 33))
-	head -c 2M /dev/urandom >"$PG_TMP/source"
-	reads_open "$MNT" && fsfreeze -f "$DISK" && pg_undo fsfreeze -u "$DISK" || return
-	writes
-	await send_buffers_are_full || { say "the send buffers are not full"; return 1; }
-	say "$(send_queue) bytes in the send buffer"
-	ask submit submitted && hold && workers_took sleep $STALL_S && hold || return
-	if [ "$TOOK" -ge $limit ]; then
-		say "expected less than $limit %: than when they work, and than a third"
-		return 1
-	fi
-	await send_buffers_are_full || { say "the send buffers are full no more"; return 1; }
-	fsfreeze -u "$DISK" && reads_end right && writes_end && read_again || return
-	again=$(sent_again)
-	say "$again requests were sent again"
-	[ "$again" -gt 0 ]
+	reads_open "$MNT" || return
+	# By timeo, requests are sent again, if their answer does not come first once it goes on.
+	for seconds in $STALL_S $((STALL_S * 2)) $((STALL_S * 4)); do
+		SEEN=
+		stall_for "$seconds" $limit || return
+		again=$(sent_again)
+		say "$again requests were sent again"
+		[ "$again" = 0 ] || return 0
+	done
+	return 1
 }
 
 race()
@@ -490,44 +322,10 @@ scenario()
 	esac
 }
 
-# in a state of its own
-run()
-{
-	local mark=${#PG_UNDO[@]} rc
-
-	SEEN='' LOST='' START=$SECONDS DEADLINE=$((SECONDS + LIMIT))
-	: >"$PG_TMP/inflight"
-	scenario
-	rc=$?
-	[ -z "${READS_TO:-}" ] || reads_close
-	pg_cleanup "$mark"
-	await is_gone "${READS_PID:-0}"
-	if [ $rc = 0 ] && [ "$ROUND $LOST" = "control 0" ]; then
-		say "no loss: this kernel keeps the data by itself"
-		rc=$KSFT_SKIP
-	elif [ $rc = 0 ] && [ "$ROUND" = protected ] && ! await no_window_is_open; then
-		say "$(pg_counter windows_open) windows are open"
-		rc=1
-	fi
-	pg_result "$ROUND ${WHAT[$NAME]}" "$rc" "$((SECONDS - START)) s"
-}
-
 if ! setup >"$PG_TMP/why" 2>&1; then
 	pg_skip_all "$(tail -n 1 "$PG_TMP/why")"
 fi
-for ROUND in control protected; do
-	if [ $ROUND = protected ] && [ ${#ROUNDS[@]} = 1 ]; then
-		for NAME in "" "${SCENARIOS[@]}" ""; do
-			pg_skip "protected ${WHAT[$NAME]:-pin_guard}" "no pin_guard.ko"
-		done
-		continue
-	fi
-	[ $ROUND = control ] || pg_check "pin_guard loads" pg_load pin_guard
-	for NAME in "${SCENARIOS[@]}"; do
-		run
-	done
-	[ $ROUND = control ] || pg_check "pin_guard unloads" pg_wait 20 pg_unload pin_guard
-done
+scenarios
 
 health_end
 pg_finish

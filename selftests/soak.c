@@ -36,7 +36,7 @@ const char * const event_names[NR_EVENTS] = {
 	[CHILD_EXITS] = "child_exits", [CHILD_EXECS] = "child_execs", [TOUCHES] = "touches",
 	[PVM_READS] = "pvm_reads", [PAGEOUTS] = "pageouts", [COLLAPSES] = "collapses",
 	[MREMAPS] = "mremaps", [MPROTECTS] = "mprotects", [MUNMAPS] = "munmaps",
-	[DONTNEEDS] = "dontneeds",
+	[DONTNEEDS] = "dontneeds", [RWPS] = "rwps", [HANDOVERS] = "handovers",
 };
 
 uint64_t random_seed(unsigned int thread)
@@ -121,6 +121,11 @@ static void print_progress(unsigned int seconds)
 	fflush(stdout);
 }
 
+static bool possible(enum event e)
+{
+	return !(e == RWPS && soak.rwp_fd < 0) && !(e == HANDOVERS && soak.move_fd < 0);
+}
+
 /* The line that soak.sh adds up. */
 static void print_counts(unsigned int seconds)
 {
@@ -128,7 +133,8 @@ static void print_counts(unsigned int seconds)
 
 	ksft_print_msg("counts: seconds=%u", seconds);
 	for (i = 0; i < NR_EVENTS; i++)
-		printf(" %s=%lu", event_names[i], soak.count[i]);
+		if (possible(i))
+			printf(" %s=%lu", event_names[i], soak.count[i]);
 	printf(" lost=%lu\n", soak.lost);
 	fflush(stdout);
 }
@@ -253,6 +259,12 @@ int main(int argc, char **argv)
 		soak.fd = file_make(FILE_OF_PARENT);
 		soak.child_fd = file_make(FILE_OF_CHILD);
 	}
+	soak.rwp_fd = uffd_open(UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC);
+	if (soak.rwp_fd < 0)
+		ksft_print_msg("no userfaultfd RWP: %s\n", strerror(errno));
+	soak.move_fd = uffd_open(UFFD_FEATURE_MOVE);
+	if (soak.move_fd < 0)
+		ksft_print_msg("no UFFDIO_MOVE: %s\n", strerror(errno));
 	areas_make();
 	submitters_make();
 	ksft_print_msg("%s: seed %lu\n", soak.path, soak.seed);

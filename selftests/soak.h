@@ -19,8 +19,8 @@
  * - A child has the memory as it was at the fork. It may have old or new bytes of a read that was in
  *   flight then, but they do not change any more, and what it writes or reads is its own.
  *
- * Left out, as known limits: UFFDIO_MOVE with I/O in flight, and O_DIRECT writes of private hugetlb
- * memory (see Documentation/administration.rst).
+ * Left out, as a known limit: O_DIRECT writes of private hugetlb memory (see
+ * Documentation/administration.rst).
  */
 #ifndef _SOAK_H
 #define _SOAK_H
@@ -29,6 +29,7 @@
 #include <stdatomic.h>
 
 #include "forkscrew.h"
+#include "uffd.h"
 
 #define AREA_SIZE	(4UL << 20)
 #define MAX_SUBMITTERS	16
@@ -39,6 +40,7 @@ enum event {
 	READS, WRITES, BYTES,
 	FORKS, FORKS_REFUSED, CHILD_SNAPSHOTS, CHILD_WRITES, CHILD_READS, CHILD_EXITS, CHILD_EXECS,
 	TOUCHES, PVM_READS, PAGEOUTS, COLLAPSES, MREMAPS, MPROTECTS, MUNMAPS, DONTNEEDS,
+	RWPS, HANDOVERS,
 	NR_EVENTS
 };
 
@@ -96,6 +98,7 @@ struct soak {
 	bool dma;
 	int fd;				/* to read from */
 	int child_fd;			/* a file for the children */
+	int rwp_fd, move_fd;		/* of userfaultfd, -1 where the kernel cannot */
 	struct area *area;
 	unsigned int areas;
 	atomic_bool stop;
@@ -136,6 +139,13 @@ void *submitter(void *number);
 
 /* Maps a part of an area as it is to be; false if there is no memory. */
 bool area_map(struct area *a, size_t offset, size_t len);
+
+/*
+ * Takes away all access to pages, which the kernel gives back at the first (userfaultfd RWP).
+ * False if nothing has been done.
+ */
+bool area_protect_rw(char *start, size_t len);
+void area_unprotect_rw(char *start, size_t len);
 
 /* soak_disturb.c */
 void *forker(void *number);

@@ -1,12 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Reads and writes in flight, raced by forks and by all that may happen to memory, over NFS and on
-# /dev/pin_guard_dma, for PIN_GUARD_SOAK seconds in all, with a control for each; PIN_GUARD_SEED
+# Reads and writes in flight, raced by forks and by all that may happen to memory, over NFS and Ceph
+# and on /dev/pin_guard_dma, for PIN_GUARD_SOAK seconds in all, with a control for each; PIN_GUARD_SEED
 # is for the choices, to make them once more.
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=net.sh
+. "$PG_HERE/net.sh"
+# shellcheck source=cluster.sh
+. "$PG_HERE/cluster.sh"
+unset NETIF	# the link is our own
 
 SECONDS_IN_ALL=${PIN_GUARD_SOAK:-60}
 VERSIONS=(4.2 3)
@@ -14,7 +19,9 @@ DELAYS=(0ms 2ms 10ms 25ms)	# each way, in turn
 DMA=/dev/pin_guard_dma
 
 pg_isolate "$@"
-pg_start 14
+pg_start "v4.2 control" "v3 control" "ceph control" "pin_guard loads" "pin_guard_dma loads" v4.2 v3 ceph \
+	"dma control" "dma window" "dma pin" "forks were in the way of windows" "all of the race ran" \
+	"pin_guard_dma and pin_guard unload"
 for m in pin_guard pin_guard_dma; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
@@ -22,17 +29,24 @@ pg_unload_all
 pg_memory 80
 health_begin
 
-# Long and short reads: what a delay of the wire hits differs.
+# weather COMMAND... - that takes a delay. Long and short reads: what a delay of the wire hits
+# differs.
 weather()
 {
 	local delay
 
 	while :; do
 		for delay in "${DELAYS[@]}"; do
-			pg_netem "$delay"
+			"$@" "$delay"
 			sleep 3
 		done
 	done
+}
+
+ceph_delay()
+{
+	net_netem local delay "$1"
+	net_netem remote delay "$1"
 }
 
 # soak NAME PERCENT OPTION... - for that part of the time
@@ -41,6 +55,7 @@ soak()
 	local name=$1 seconds=$((SECONDS_IN_ALL * $2 / 100 + 1)) pid rc=0
 
 	shift 2
+	pg_wanted "$name" || return 0
 	"$PG_HERE/soak" -t "$seconds" ${PIN_GUARD_SEED:+-s "$PIN_GUARD_SEED"} "$@" \
 		>"$PG_TMP/output" 2>&1 &
 	pid=$!
@@ -58,6 +73,7 @@ soak()
 # protected NAME PERCENT OPTION... - and adds up what it has counted
 protected()
 {
+	pg_wanted "$1" || return 0
 	soak "$@"
 	sed -n 's/^# counts: //p' "$PG_TMP/output" >>"$PG_TMP/counts"
 }
@@ -84,7 +100,7 @@ effects()
 never()
 {
 	{ sum; [ "$SECONDS_IN_ALL" -lt 3600 ] || effects; } | tr ' ' '\n' |
-		sed -n 's/=0$//p' | grep -vxE "lost|forks_refused${WHY:+|writes}" | xargs
+		sed -n 's/=0$//p' | grep -vxE "lost|forks_refused${WHY_server:+|writes}" | xargs
 }
 
 # all_ran - on a slow machine that takes longer
@@ -92,7 +108,7 @@ all_ran()
 {
 	local on=(--mode window "$DMA") missing
 
-	[ -n "$WHY" ] || on=("$PG_RUN/mnt/4.2")
+	[ -n "$WHY_server" ] || on=("$PG_RUN/mnt/4.2")
 	for _ in {1..10}; do
 		missing=$(never)
 		[ -n "$missing" ] || return 0
@@ -141,21 +157,44 @@ server()
 		pg_nfs_mount "$v" "$PG_RUN/mnt/$v" || { echo "cannot mount NFS v$v"; return 1; }
 	done
 	nfs_listen
-	weather >/dev/null 2>&1 &
+	weather pg_netem >/dev/null 2>&1 &
 	pg_undo kill $!
 }
 
-WHY=
-server >"$PG_TMP/why" 2>&1 || WHY=$(tail -n 1 "$PG_TMP/why")
+# cluster - and a mount of it; says why not
+cluster()
+{
+	net_up veth && ceph_cluster memstore 1 && ceph_mount "$PG_RUN/mnt/ceph" || return
+	weather ceph_delay >/dev/null 2>&1 &
+	pg_undo kill $!
+}
 
-# nfs NAME FUNCTION PERCENT VERSION OPTION...
+# why COMMAND... - not: nothing, if it went well
+why()
+{
+	local why=''
+
+	"$@" >"$PG_TMP/why" 2>&1 || why=$(tail -n 1 "$PG_TMP/why")
+	declare -g "WHY_$1=$why"
+}
+
+WHY_server="not asked for" WHY_cluster=$WHY_server
+! pg_any "v*" || why server
+! pg_any "ceph*" || why cluster
+
+# over WHY NAME FUNCTION PERCENT DIRECTORY OPTION...
+over()
+{
+	if [ -z "$1" ]; then
+		"$3" "$2" "$4" "${@:6}" "$PG_RUN/mnt/$5"
+	else
+		pg_skip "$2" "$1"
+	fi
+}
+
 nfs()
 {
-	if [ -z "$WHY" ]; then
-		"$2" "$1" "$3" "${@:5}" "$PG_RUN/mnt/$4"
-	else
-		pg_skip "$1" "$WHY"
-	fi
+	over "$WHY_server" "$@"
 }
 
 device()
@@ -168,18 +207,24 @@ CONTROL=$((SECONDS_IN_ALL < 600 ? 500 : 50))
 for v in "${VERSIONS[@]}"; do
 	nfs "v$v control" soak $CONTROL "$v" --control
 done
+over "$WHY_cluster" "ceph control" soak $CONTROL ceph --control
 
 cat /proc/vmstat >"$PG_TMP/vmstat"
 pg_check "pin_guard loads" pg_load pin_guard
 pg_check "pin_guard_dma loads" device
-nfs "v4.2" protected 40 4.2
-nfs "v3" protected 30 3
+nfs "v4.2" protected 30 4.2
+nfs "v3" protected 20 3
+over "$WHY_cluster" ceph protected 20 ceph
 soak "dma control" $CONTROL --mode get $DMA
 protected "dma window" 15 --mode window $DMA
 protected "dma pin" 15 --mode pin $DMA
 [ ! -r /sys/kernel/debug/pin_guard/counters ] || sed 's/^/# /' /sys/kernel/debug/pin_guard/counters
-pg_check "forks were in the way of windows" test "$(pg_counter forks_pinned)" -gt 0
-pg_check "all of the race ran" all_ran
+if pg_wanted "forks were in the way of windows"; then
+	pg_check "forks were in the way of windows" test "$(pg_counter forks_pinned)" -gt 0
+fi
+if pg_wanted "all of the race ran"; then
+	pg_check "all of the race ran" all_ran
+fi
 pg_check "pin_guard_dma and pin_guard unload" pg_unload pin_guard_dma pin_guard
 echo "# soak: kernel=$(uname -r)$(effects)$(sum)"
 

@@ -335,7 +335,7 @@ static void disturb_beside(struct area *a, uint64_t *rnd)
 		return;
 	at = a->base + offset;
 	to = a->elsewhere + offset;
-	switch (random_below(rnd, 4)) {
+	switch (random_below(rnd, 5)) {
 	case 0:
 		if (!madvise(at, len, MADV_DONTNEED))
 			event(DONTNEEDS);
@@ -364,6 +364,12 @@ static void disturb_beside(struct area *a, uint64_t *rnd)
 		if (mremap(to, len, len, flags, at) != at)
 			ksft_exit_fail_msg("mremap back: %s\n", strerror(errno));
 		event(MREMAPS);
+		break;
+	case 4:
+		if (!area_protect_rw(at, len))
+			break;
+		nap(random_below(rnd, 2000));
+		area_unprotect_rw(at, len);
 		break;
 	}
 }

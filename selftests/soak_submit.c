@@ -96,6 +96,23 @@ static bool area_make(struct area *a, const struct area_kind *kind)
 	return false;
 }
 
+bool area_protect_rw(char *start, size_t len)
+{
+	if (soak.rwp_fd < 0 ||
+	    uffd_register(soak.rwp_fd, start, len, UFFDIO_REGISTER_MODE_RWP))
+		return false;
+	if (uffd_rw_protect(soak.rwp_fd, start, len, true))
+		ksft_exit_fail_msg("UFFDIO_RWPROTECT: %s\n", strerror(errno));
+	event(RWPS);
+	return true;
+}
+
+void area_unprotect_rw(char *start, size_t len)
+{
+	if (uffd_unregister(soak.rwp_fd, start, len))
+		ksft_exit_fail_msg("UFFDIO_UNREGISTER: %s\n", strerror(errno));
+}
+
 void areas_make(void)
 {
 	unsigned int i, k;
@@ -358,6 +375,22 @@ static void step_protect(struct self *s, struct round *r)
 	event(MPROTECTS);
 }
 
+static void step_protect_rw(struct self *s, struct round *r)
+{
+	char *start = r->area->start, *end = r->area->end;
+
+	pick(s, r->area, &start, &end);
+	if (!area_protect_rw(start, end - start))
+		return;
+	if (random_below(&s->rnd, 2))
+		fork_once();
+	else
+		nap(random_below(&s->rnd, 10000));
+	if (random_below(&s->rnd, 2))
+		touch(start, end, &s->rnd);
+	area_unprotect_rw(start, end - start);
+}
+
 /* Away, perhaps on, and back: at once or in two parts. */
 static void step_move(struct self *s, struct round *r)
 {
@@ -381,6 +414,42 @@ static void step_move(struct self *s, struct round *r)
 	    mremap(to + (middle - start), end - middle, end - middle, flags, middle) != middle)
 		ksft_exit_fail_msg("mremap back: %s\n", strerror(errno));
 	event(MREMAPS);
+}
+
+/*
+ * Away without mremap(), as far as the kernel does it: not what is pinned, or shared with a child
+ * (EBUSY), and not at all (EINVAL) what are more mappings than one.
+ */
+static void step_hand_over(struct self *s, struct round *r)
+{
+	struct area *a = r->area;
+	char *start = a->start, *end = a->end, *to;
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+	size_t len, moved;
+
+	if (soak.move_fd < 0 || a->kind->file || a->kind->hugetlb)
+		return;
+	pick(s, a, &start, &end);
+	len = end - start;
+	to = a->elsewhere + (start - a->base);
+	if (!area_map(a, to - a->base, len) ||
+	    uffd_register(soak.move_fd, to, len, UFFDIO_REGISTER_MODE_MISSING))
+		ksft_exit_fail_msg("a place for UFFDIO_MOVE: %s\n", strerror(errno));
+	if (uffd_move(soak.move_fd, to, start, len, &moved) && errno != EBUSY && errno != ENOENT &&
+	    errno != EINVAL)
+		ksft_exit_fail_msg("UFFDIO_MOVE: %s\n", strerror(errno));
+	if (uffd_unregister(soak.move_fd, to, len))
+		ksft_exit_fail_msg("UFFDIO_UNREGISTER: %s\n", strerror(errno));
+	if (moved) {
+		if (random_below(&s->rnd, 2))
+			fork_once();
+		touch(to, to + moved, NULL);
+		if (mremap(to, moved, moved, flags, start) != start)
+			ksft_exit_fail_msg("mremap back: %s\n", strerror(errno));
+		event(HANDOVERS);
+	}
+	if (moved < len)
+		munmap(to + moved, len - moved);
 }
 
 /* Pages that are wholly inside one read. */
@@ -419,6 +488,8 @@ static const struct {
 	{ "fork", step_fork },
 	{ "mprotect", step_protect, true },
 	{ "mremap", step_move, true },
+	{ "rwp", step_protect_rw, true },
+	{ "handover", step_hand_over, true },
 	{ "drop", step_drop, true },
 };
 
