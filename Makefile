@@ -12,8 +12,10 @@ export PIN_GUARD_KERNEL := $(KERNEL)
 endif
 
 help:
-	@echo 'make demo       the bug and the cure, over NFS in a VM: one table'
-	@echo 'make test       check, then all tests in the VM'
+	@echo 'make demo       the bug and the cure, over NFS and Ceph in a VM: one table'
+	@echo 'make test       check, and the quick set of the tests, in two VMs'
+	@echo 'make test FULL=1          ... all tests;  make test LIST=1: their names'
+	@echo 'make test TESTS="nfs.sh send.sh:lo loss"    ... these, by name or pattern'
 	@echo 'make check      rustfmt, clippy, checkpatch, shellcheck'
 	@echo 'make soak       reads and writes raced by forks, for ten minutes in the VM'
 	@echo 'make compare    the kernel'"'"'s own tests, fio and stress-ng: the same without and with'

@@ -6,6 +6,9 @@
  *   bench SERIES read FILE BYTES COUNT		pread() with O_DIRECT
  *   bench pin COUNT				PinGuard and the same in C, alternating
  *   bench inflight 4k|thp COUNT		fork() with and without 1 MiB of I/O in flight
+ *   bench windows MAPPINGS WINDOWS mapped|unmapped COUNT
+ *						fork() with and without so many windows open
+ *   bench open WINDOWS PROCESSES COUNT		a window is opened and closed, others are open
  *   bench clock				says what the clock counts: time, or instructions
  */
 #define _GNU_SOURCE
@@ -163,6 +166,15 @@ static uint64_t time_pins(int fd, char *addr, unsigned int pages, unsigned int o
 	return run.ns / loops;
 }
 
+static int open_bench(void)
+{
+	int fd = open("/dev/pin_guard_bench", O_RDWR);
+
+	if (fd < 0)
+		err(1, "/dev/pin_guard_bench");
+	return fd;
+}
+
 static void bench_pin(int count)
 {
 	static const struct {
@@ -173,10 +185,8 @@ static void bench_pin(int count)
 		{ "source", PIN_GUARD_BENCH_C_SOURCE, PIN_GUARD_BENCH_GUARD_SOURCE },
 	};
 	static const unsigned int sizes[] = { 1, 16, 256, 512 };
-	int fd = open("/dev/pin_guard_bench", O_RDWR);
+	int fd = open_bench();
 
-	if (fd < 0)
-		err(1, "/dev/pin_guard_bench");
 	for (int thp = 0; thp < 2; thp++) {
 		char *buf = memory(HUGE, thp);
 
@@ -251,6 +261,112 @@ static void bench_inflight(const char *kind, int count)
 	}
 }
 
+/* Windows on so many pages from there on, instead of those of before. */
+static void hold(int fd, char *addr, size_t count)
+{
+	struct pin_guard_bench_hold hold = { .addr = (uintptr_t)addr, .count = count };
+
+	if (ioctl(fd, PIN_GUARD_BENCH_HOLD, &hold))
+		err(1, "PIN_GUARD_BENCH_HOLD");
+}
+
+static size_t mappings(void)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	char line[512];
+	size_t n = 0;
+
+	if (!f)
+		err(1, "maps");
+	while (fgets(line, sizeof(line), f))
+		n++;
+	fclose(f);
+	return n;
+}
+
+/* So many in all, at least. Each has a page. */
+static void map_more(size_t wanted)
+{
+	size_t pages, have = mappings();
+	char *p;
+
+	if (have >= wanted)
+		return;
+	pages = wanted - have;
+	p = memory(pages * PAGE, false);
+	for (size_t i = 0; i < pages; i += 2)
+		if (mprotect(p + i * PAGE, PAGE, PROT_READ))
+			err(1, "mprotect");
+}
+
+static void bench_windows(size_t wanted, size_t windows, const char *where, int count)
+{
+	bool mapped = !strcmp(where, "mapped");
+	char *pages = memory((windows ?: 1) * PAGE, false);
+	int fd = open_bench();
+	char name[64];
+
+	if (!mapped && strcmp(where, "unmapped"))
+		errx(2, "%s: neither mapped nor unmapped", where);
+	/* The same pages are there either way. */
+	map_more(wanted);
+	snprintf(name, sizeof(name), "windows/%s/%zu/%zu", where, wanted, windows);
+	for (int i = -1; i < count; i++) {
+		uint64_t idle, inflight;
+
+		hold(fd, NULL, 0);
+		idle = time_fork();
+		/* At the other end of the address space there is nothing. */
+		hold(fd, mapped ? pages : (char *)(1UL << 32), windows);
+		inflight = time_fork();
+		if (i < 0)
+			continue;
+		sample(name, "idle", idle);
+		sample(name, "windows", inflight);
+	}
+}
+
+static void bench_open(size_t windows, int processes, int count)
+{
+	size_t each = windows / processes;
+	char *pages = memory(each * PAGE, false);
+	int fd = open_bench(), ready[2], done[2];
+	char name[64], byte;
+
+	if (pipe(ready) || pipe(done))
+		err(1, "pipe");
+	/* Each has an mm of its own. The last is this one. */
+	for (int i = 1; i < processes; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			err(1, "fork");
+		if (pid)
+			continue;
+		hold(open_bench(), pages, each);
+		close(done[1]);
+		(void)!write(ready[1], "", 1);
+		(void)!read(done[0], &byte, 1);
+		_exit(0);
+	}
+	for (int i = 1; i < processes; i++)
+		if (read(ready[0], &byte, 1) != 1)
+			err(1, "a process is gone");
+	hold(fd, pages, each);
+	snprintf(name, sizeof(name), "open/%d/%zu", processes, windows);
+	for (int i = -1; i < count; i++) {
+		/* Somewhere in the middle of the others. */
+		uint64_t ns = time_pins(fd, pages + each / 2 * PAGE, 1, PIN_GUARD_BENCH_WINDOW, 1000);
+
+		if (i >= 0)
+			sample(name, "open", ns);
+	}
+	close(done[0]);
+	close(done[1]);
+	while (wait(NULL) > 0)
+		;
+}
+
 /*
  * In an emulator that lets the clock follow the instructions (QEMU's -icount shift=0) a nanosecond
  * is an instruction; then a loop of known length takes just that long.
@@ -285,6 +401,10 @@ int main(int argc, char **argv)
 		bench_pin(atoi(argv[2]));
 	else if (argc == 4 && !strcmp(argv[1], "inflight"))
 		bench_inflight(argv[2], atoi(argv[3]));
+	else if (argc == 6 && !strcmp(argv[1], "windows"))
+		bench_windows(atol(argv[2]), atol(argv[3]), argv[4], atoi(argv[5]));
+	else if (argc == 5 && !strcmp(argv[1], "open"))
+		bench_open(atol(argv[2]), atoi(argv[3]), atoi(argv[4]));
 	else if (argc == 2 && !strcmp(argv[1], "clock"))
 		bench_clock();
 	else

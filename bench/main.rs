@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Times [`PinGuard`] against the same work in C, inside the kernel: `/dev/pin_guard_bench`, mode 0600.
+//! Times [`PinGuard`] against the same work in C, and [`Window`], inside the kernel:
+//! `/dev/pin_guard_bench`, mode 0600.
 //!
-//! An ioctl pins and releases a range of the caller's memory in a loop, in one way or the other, and says
-//! how long that took. The interface is in `pin_guard_bench.h`.
+//! An ioctl pins and releases a range of the caller's memory in a loop, in one way or the other, or opens
+//! and closes a window on it, and says how long that took. Another opens windows that stay open. The
+//! interface is in `pin_guard_bench.h`.
 
 use core::mem;
 use kernel::{
@@ -11,21 +13,24 @@ use kernel::{
     error::to_result,
     ffi::{c_int, c_uint, c_ulong},
     fs::File,
-    ioctl::_IOWR,
+    ioctl::{_IOW, _IOWR},
     miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
+    new_mutex,
+    page::PAGE_SIZE,
     prelude::*,
+    sync::{Arc, ArcBorrow, Mutex},
     time::{Instant, Monotonic},
     transmute::{AsBytes, FromBytes},
     uaccess::{UserPtr, UserSlice},
     InPlaceModule,
 };
-use pin_guard::{Dest, Direction, PinGuard, Source};
+use pin_guard::{Dest, Direction, PinGuard, Source, Window};
 
 module! {
     type: BenchModule,
     name: "pin_guard_bench",
     authors: ["The pin_guard developers"],
-    description: "Times PinGuard against pin_user_pages_fast() in C",
+    description: "Times PinGuard against pin_user_pages_fast() in C, and windows",
     license: "GPL",
 }
 
@@ -40,6 +45,7 @@ extern "C" {
 }
 
 const RUN: u32 = _IOWR::<Run>('P' as u32, 0xd8);
+const HOLD: u32 = _IOW::<Hold>('P' as u32, 0xd9);
 const MAX_LEN: u64 = 512 << 12;
 
 /// `struct pin_guard_bench`
@@ -57,6 +63,16 @@ unsafe impl FromBytes for Run {}
 // SAFETY: There is no padding and no interior mutability.
 unsafe impl AsBytes for Run {}
 
+/// `struct pin_guard_bench_hold`
+#[repr(C)]
+struct Hold {
+    addr: u64,
+    count: u64,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for Hold {}
+
 fn reference(run: &Run, gup_flags: u32) -> Result {
     // SAFETY: The caller holds the mutex `BUSY`; the length is checked.
     to_result(unsafe {
@@ -71,27 +87,28 @@ fn guard<D: Direction>(run: &Run) -> Result {
     Ok(())
 }
 
+fn window(run: &Run) -> Result {
+    for _ in 0..run.loops {
+        drop(Window::open(run.addr as usize, run.len as usize)?);
+    }
+    Ok(())
+}
+
 kernel::sync::global_lock! {
     // SAFETY: Initialised by the module's init before it is used.
     unsafe(uninit) static BUSY: Mutex<()> = ();
 }
 
-struct Bench;
+/// An open file, and the windows that it holds.
+#[pin_data]
+struct Bench {
+    #[pin]
+    held: Mutex<KVVec<Window>>,
+}
 
-#[vtable]
-impl MiscDevice for Bench {
-    type Ptr = ();
-
-    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result {
-        Ok(())
-    }
-
-    fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        if cmd != RUN {
-            return Err(ENOTTY);
-        }
-        let (mut reader, mut writer) =
-            UserSlice::new(UserPtr::from_addr(arg), mem::size_of::<Run>()).reader_writer();
+impl Bench {
+    fn run(arg: UserPtr) -> Result {
+        let (mut reader, mut writer) = UserSlice::new(arg, mem::size_of::<Run>()).reader_writer();
         let mut run: Run = reader.read()?;
         // One page less than the array has room for: the address need not be aligned.
         if run.len == 0 || run.addr % 4096 + run.len > MAX_LEN {
@@ -104,10 +121,47 @@ impl MiscDevice for Bench {
             1 => guard::<Dest>(&run),
             2 => reference(&run, 0),
             3 => guard::<Source>(&run),
+            4 => window(&run),
             _ => Err(EINVAL),
         }?;
         run.ns = start.elapsed().as_nanos() as u64;
-        writer.write(&run)?;
+        writer.write(&run)
+    }
+
+    fn hold(&self, arg: UserPtr) -> Result {
+        let hold: Hold = UserSlice::new(arg, mem::size_of::<Hold>())
+            .reader()
+            .read()?;
+        let mut windows = KVVec::with_capacity(hold.count as usize, GFP_KERNEL)?;
+        for i in 0..hold.count as usize {
+            let window = Window::open(hold.addr as usize + i * PAGE_SIZE, PAGE_SIZE)?;
+            windows.push(window, GFP_KERNEL)?;
+        }
+        // Those of before are closed without the lock.
+        let before = mem::replace(&mut *self.held.lock(), windows);
+        drop(before);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl MiscDevice for Bench {
+    type Ptr = Arc<Self>;
+
+    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self { held <- new_mutex!(KVVec::new()) }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn ioctl(bench: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let arg = UserPtr::from_addr(arg);
+        match cmd {
+            RUN => Self::run(arg)?,
+            HOLD => bench.hold(arg)?,
+            _ => return Err(ENOTTY),
+        }
         Ok(0)
     }
 }

@@ -57,10 +57,13 @@ series()
 		pg_load pin_guard || fail "pin_guard does not load"
 	fi
 	for kind in 4k thp; do
-		measure "$1" fork 1 $kind 40
-		measure "$1" fork 10 $kind 30
-		measure "$1" fork 100 $kind 10
 		# The state that the allocator is in lasts for a process: take several.
+		for _ in {1..10}; do
+			measure "$1" fork 1 $kind 4
+			measure "$1" fork 10 $kind 3
+		done
+		measure "$1" fork 100 $kind 5
+		measure "$1" fork 100 $kind 5
 		measure "$1" fork 1000 $kind 2
 		measure "$1" fork 1000 $kind 2
 		[ $kind = 4k ] || measure "$1" fork 1000 $kind 2
