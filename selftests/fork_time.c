@@ -395,37 +395,46 @@ TEST_F_TIMEOUT(device, windows_cost_what_their_pages_cost, 1800)
 
 #define STRANGERS	200
 #define STRANGER_FORKS	5
+#define STRANGER_TURNS	4
 
-/* A program of its own, with its own mm: says how long its own fork takes, the shortest of some. */
+/* A program of its own, with its own mm: each time that it is asked it says how long its fork takes,
+ * the shortest of some.
+ */
 static int stranger(void)
 {
-	double best = 1e9, ms;
+	double best, ms;
 	unsigned int i;
 	int err;
 	char byte;
 
-	if (read(0, &byte, 1) != 1)
-		return 1;
-	for (i = 0; i < STRANGER_FORKS; i++) {
-		ms = fork_ms(&err);
-		best = ms < best ? ms : best;
+	while (read(0, &byte, 1) == 1) {
+		best = 1e9;
+		for (i = 0; i < STRANGER_FORKS; i++) {
+			ms = fork_ms(&err);
+			best = ms < best ? ms : best;
+		}
+		if (write(1, &best, sizeof(best)) != sizeof(best))
+			return 1;
 	}
-	return write(1, &best, sizeof(best)) != sizeof(best);
+	return 0;
 }
 
 struct strangers {
 	double median_ms;
-	unsigned int slow;	/* those that take three times as long */
+	unsigned int slow;	/* those that take three times as long, whenever they are asked */
 };
 
-/* All are there at once, so that their mms differ; they fork one after the other. */
+/* All are there at once, so that their mms differ; they fork one after the other. Who waits for a
+ * lock of somebody's windows does so each time; who was slow because the machine did something else
+ * is not when asked again.
+ */
 static bool ask_strangers(struct strangers *s)
 {
 	static int ask[STRANGERS], answer[STRANGERS];
 	static pid_t pid[STRANGERS];
-	double ms[STRANGERS];
+	double ms[STRANGERS], sorted[STRANGERS], again;
 	bool right = true;
-	unsigned int i;
+	unsigned int i, turn;
 
 	for (i = 0; i < STRANGERS; i++) {
 		int to[2], from[2];
@@ -443,19 +452,28 @@ static bool ask_strangers(struct strangers *s)
 		answer[i] = from[0];
 		close(to[0]);
 		close(from[1]);
+		ms[i] = 1e9;
 	}
 	nap_ms(500);
+	s->median_ms = 0;
+	for (turn = 0; turn < STRANGER_TURNS; turn++) {
+		for (i = 0; i < STRANGERS; i++) {
+			if (ms[i] <= 3 * s->median_ms)
+				continue;
+			right &= write(ask[i], "", 1) == 1;
+			right &= read(answer[i], &again, sizeof(again)) == sizeof(again);
+			ms[i] = again < ms[i] ? again : ms[i];
+		}
+		memcpy(sorted, ms, sizeof(ms));
+		s->median_ms = median(sorted, STRANGERS);
+	}
+	s->slow = 0;
 	for (i = 0; i < STRANGERS; i++) {
-		right &= write(ask[i], "", 1) == 1;
-		right &= read(answer[i], &ms[i], sizeof(ms[i])) == sizeof(ms[i]);
+		s->slow += ms[i] > 3 * s->median_ms;
 		close(ask[i]);
 		close(answer[i]);
 		waitpid(pid[i], NULL, 0);
 	}
-	s->median_ms = median(ms, STRANGERS);
-	s->slow = 0;
-	for (i = 0; i < STRANGERS; i++)
-		s->slow += ms[i] > 3 * s->median_ms;
 	return right;
 }
 
