@@ -580,5 +580,7 @@ int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], STRANGER))
 		return stranger();
+	if (!getenv("PIN_GUARD_DIR"))
+		need_device();
 	return test_harness_run(argc, argv);
 }

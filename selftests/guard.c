@@ -676,4 +676,8 @@ TEST_F(device, iterators_refuse_what_addresses_do)
 	EXPECT_EQ(0, pins_left(self->pins));
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	need_device();
+	return test_harness_run(argc, argv);
+}

@@ -1,10 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "kselftest.h"
 #include "request.h"
+
+void need_device(void)
+{
+	if (!access(DMA_DEVICE, R_OK | W_OK))
+		return;
+	ksft_print_header();
+	ksft_exit_skip("%s: %s\n", DMA_DEVICE, strerror(errno));
+}
 
 char *map_pages(size_t size, int flags)
 {

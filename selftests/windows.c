@@ -773,4 +773,8 @@ TEST_F_TIMEOUT(windows, cost_the_same_to_list_whatever_their_number, 1800)
 	free(seen);
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	need_device();
+	return test_harness_run(argc, argv);
+}
