@@ -39,7 +39,7 @@ pg_cleanup()
 	done
 }
 
-# pg_skip_all REASON
+# pg_skip_all REASON - before the first result
 pg_skip_all()
 {
 	ktap_skip_all "$*"
@@ -56,6 +56,7 @@ PG_HEALTH=("the kernel log has no complaint" "no pin is left")
 declare -A PG_WANTED=(["${PG_HEALTH[0]}"]="*" ["${PG_HEALTH[1]}"]="*")
 PG_PATTERNS=()		# of PIN_GUARD_TESTS, for this script
 PG_UNWANTED=()		# those with a ! before them
+PG_PLAN=0		# how many tests there are
 
 pg_patterns()
 {
@@ -139,14 +140,20 @@ pg_start()
 	ktap_print_msg "kernel: $(uname -r)"
 	mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 	mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
-	ktap_set_plan $((plan + ${#PG_HEALTH[@]}))
+	PG_PLAN=$((plan + ${#PG_HEALTH[@]}))
 	read -ra PG_STAT </proc/stat
+}
+
+# pg_plan - printed with the first result: until then all may be skipped, which is a plan, too
+pg_plan()
+{
+	[ "$KSFT_NUM_TESTS" != 0 ] || ktap_set_plan "$PG_PLAN"
 }
 
 # pg_enough - have all that are wanted been told, but for PG_HEALTH?
 pg_enough()
 {
-	[ "$KTAP_TESTNO" -gt $((KSFT_NUM_TESTS - ${#PG_HEALTH[@]})) ]
+	[ "$KTAP_TESTNO" -gt $((PG_PLAN - ${#PG_HEALTH[@]})) ]
 }
 
 # pg_finish - every script ends so
@@ -223,6 +230,7 @@ pg_known()
 {
 	[ -z "${PG_WANTED[$1]+known}" ] || return 0
 	ktap_print_msg "$1: not one of pg_start's"
+	pg_plan
 	ktap_test_fail "$1"
 	return 1
 }
@@ -232,6 +240,7 @@ pg_result()
 {
 	pg_known "$1" || return 0
 	pg_wanted "$1" || [[ $2 != "$KSFT_PASS" && $2 != "$KSFT_SKIP" ]] || return 0
+	pg_plan
 	case "$2" in
 	"$KSFT_PASS") ktap_test_pass "$1" ;;
 	"$KSFT_SKIP") ktap_test_skip "$1" ;;
