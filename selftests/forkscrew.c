@@ -240,21 +240,24 @@ static void report_test(unsigned int i)
 
 	switch (v->outcome) {
 	case CASE_SKIP:
-		ksft_test_result_skip("%s %s: %s\n", io, name, v->why);
+		ksft_print_msg("%s %s: %s\n", io, name, v->why);
+		ksft_test_result_skip("%s %s\n", io, name);
 		return;
 	case CASE_KEPT:
 		if (loss_awaited && j->target->dma)
 			break;	/* by a plain reference: no kernel keeps that */
-		if (loss_awaited)
-			ksft_test_result_skip("%s %s: this kernel keeps the data by itself\n",
-					      io, name);
-		else
+		if (loss_awaited) {
+			ksft_print_msg("%s %s: this kernel keeps the data by itself\n", io, name);
+			ksft_test_result_skip("%s %s\n", io, name);
+		} else {
 			ksft_test_result_pass("%s %s\n", io, name);
+		}
 		return;
 	case CASE_LOST:
 		if (loss_awaited) {
-			ksft_test_result_pass("%s %s: lost %zu of %zu bytes\n", io, name, v->lost,
-					      v->bytes);
+			ksft_print_msg("%s %s: lost %zu of %zu bytes\n", io, name, v->lost,
+				       v->bytes);
+			ksft_test_result_pass("%s %s\n", io, name);
 			return;
 		}
 		break;

@@ -439,7 +439,8 @@ static void run_case(const struct life_case *c, unsigned int kind, const char *l
 
 	snprintf(name, sizeof(name), CASE_NAME, label, kinds[__builtin_ctz(kind)], c->name);
 	if (c->group && !group) {
-		ksft_test_result_skip("%s: no memory cgroup\n", name);
+		ksft_print_msg("%s: no memory cgroup\n", name);
+		ksft_test_result_skip("%s\n", name);
 		return;
 	}
 	for (run_once(c, kind, name); report->late && tries < MAX_LATE; tries++) {
@@ -448,21 +449,24 @@ static void run_case(const struct life_case *c, unsigned int kind, const char *l
 		run_once(c, kind, name);
 	}
 	if (report->outcome == CASE_SKIP) {
-		ksft_test_result_skip("%s: %s\n", name, report->why);
+		ksft_print_msg("%s: %s\n", name, report->why);
+		ksft_test_result_skip("%s\n", name);
 		return;
 	}
 	ksft_print_msg("fault: %s: runs=%u lost=%lu errno=%s\n", name, report->runs, report->lost,
 		       report->err ? strerrorname_np(report->err) : "0");
 	if (report->outcome == CASE_BAD || (report->outcome == CASE_LOST && !control))
 		ksft_print_msg("%s: %s\n", name, report->why);
+	else if (report->outcome == CASE_KEPT && control && c->forks)
+		ksft_print_msg("%s: this kernel keeps the data by itself\n", name);
 	if (report->outcome == CASE_BAD || !report->runs)
 		ksft_test_result_fail("%s\n", name);
 	else if (!control || !c->forks)
 		ksft_test_result(report->outcome == CASE_KEPT, "%s\n", name);
 	else if (report->outcome == CASE_KEPT && kind != DMA_GET)
-		ksft_test_result_skip("%s: this kernel keeps the data by itself\n", name);
+		ksft_test_result_skip("%s\n", name);
 	else
-		ksft_test_result(report->outcome == CASE_LOST, "%s: is lost\n", name);
+		ksft_test_result(report->outcome == CASE_LOST, "%s\n", name);
 }
 
 static void __noreturn usage(int status)

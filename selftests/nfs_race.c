@@ -34,6 +34,7 @@
 #define READS_PER_OPEN	8
 #define GRACE_S		120		/* past the time asked for: something hangs */
 #define BEFORE		UINT64_MAX	/* what a word of the buffer is before the read */
+#define RESULT		"every read is of one generation\n"
 
 /* What all processes see. */
 static struct shared {
@@ -313,15 +314,17 @@ int main(int argc, char **argv)
 	ksft_print_msg("%lu reads, %lu forks, %lu renames, %lu unlinks; %lu lost; ENOENT %lu times, ESTALE %lu times\n",
 		       shared->reads, shared->forks, shared->renames, shared->unlinks, shared->lost,
 		       shared->none, shared->stale);
-	if (shared->failed || !ended)
-		ksft_test_result_fail("%s\n",
-				      shared->failed ? shared->why : "a client ended badly");
-	else if (!all_came())
-		ksft_test_result_fail("no read, fork or unlink came through\n");
-	else if (control && !shared->lost)
-		ksft_test_result_skip("no loss in %u s: this kernel keeps the data by itself\n",
-				      seconds);
-	else
-		ksft_test_result(control == !!shared->lost, "every read is of one generation\n");
+	if (shared->failed || !ended) {
+		ksft_print_msg("%s\n", shared->failed ? shared->why : "a client ended badly");
+		ksft_test_result_fail(RESULT);
+	} else if (!all_came()) {
+		ksft_print_msg("no read, fork or unlink came through\n");
+		ksft_test_result_fail(RESULT);
+	} else if (control && !shared->lost) {
+		ksft_print_msg("no loss in %u s: this kernel keeps the data by itself\n", seconds);
+		ksft_test_result_skip(RESULT);
+	} else {
+		ksft_test_result(control == !!shared->lost, RESULT);
+	}
 	ksft_finished();
 }

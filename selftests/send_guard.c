@@ -97,17 +97,16 @@ static void report(unsigned int i)
 	const char *f = family(j->address);
 	const char *space = *opt.prefix ? " " : "", *why = j->v->why;
 
+	if (*why)
+		ksft_print_msg("%s %s: %s\n", j->c->name, f, why);
 	switch (j->v->outcome) {
 	case CASE_PASSED:
-		ksft_test_result_pass("%s%s%s %s%s%s\n", opt.prefix, space, j->c->name, f,
-				      *why ? ": " : "", why);
+		ksft_test_result_pass("%s%s%s %s\n", opt.prefix, space, j->c->name, f);
 		break;
 	case CASE_SKIPPED:
-		ksft_test_result_skip("%s%s%s %s: %s\n", opt.prefix, space, j->c->name, f,
-				      why);
+		ksft_test_result_skip("%s%s%s %s\n", opt.prefix, space, j->c->name, f);
 		break;
 	default:
-		ksft_print_msg("%s %s: %s\n", j->c->name, f, why);
 		ksft_test_result_fail("%s%s%s %s\n", opt.prefix, space, j->c->name, f);
 		break;
 	}

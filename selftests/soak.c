@@ -271,12 +271,14 @@ int main(int argc, char **argv)
 	run();
 
 	/* By a plain reference of the device: no kernel keeps that. */
-	if (soak.control && !soak.lost && !soak.dma && soak.count[READS] && soak.count[FORKS])
-		ksft_test_result_skip("%s: no loss: this kernel keeps the data by itself\n",
-				      soak.path);
-	else if (!soak.count[READS] || !soak.count[FORKS])
-		ksft_test_result_fail("%s: not one read or fork came through\n", soak.path);
-	else
+	if (!soak.count[READS] || !soak.count[FORKS]) {
+		ksft_print_msg("%s: not one read or fork came through\n", soak.path);
+		ksft_test_result_fail("%s\n", soak.path);
+	} else if (soak.control && !soak.lost && !soak.dma) {
+		ksft_print_msg("%s: no loss: this kernel keeps the data by itself\n", soak.path);
+		ksft_test_result_skip("%s\n", soak.path);
+	} else {
 		ksft_test_result(soak.control == !!soak.lost, "%s\n", soak.path);
+	}
 	ksft_finished();
 }

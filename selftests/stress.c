@@ -196,7 +196,8 @@ static void stress_run(struct stress *s, const char *dir, void (*round)(struct s
 	pthread_t threads[2];
 
 	if (why) {
-		ksft_test_result_skip("%s %s: %s\n", dir, s->memory, why);
+		ksft_print_msg("%s %s: %s\n", dir, s->memory, why);
+		ksft_test_result_skip("%s %s\n", dir, s->memory);
 		return;
 	}
 	atomic_store(&s->stop, false);
@@ -217,15 +218,17 @@ static void stress_run(struct stress *s, const char *dir, void (*round)(struct s
 		       s->forks, s->forks_refused);
 	if (s->lost)
 		ksft_print_msg("%s\n", s->why);
-	if (!s->reads || !s->forks)
-		ksft_test_result_fail("%s %s: not one read or fork came through\n", dir, s->memory);
-	else if (s->strange)
-		ksft_test_result_fail("%s %s: data of another read\n", dir, s->memory);
-	else if (s->control && !s->lost)
-		ksft_test_result_skip("%s %s: no loss in %u s: this kernel keeps the data by itself\n",
-				      dir, s->memory, s->seconds);
-	else
+	if (s->strange)
+		ksft_print_msg("data of another read\n");
+	if (!s->reads || !s->forks || s->strange) {
+		ksft_test_result_fail("%s %s\n", dir, s->memory);
+	} else if (s->control && !s->lost) {
+		ksft_print_msg("no loss in %u s: this kernel keeps the data by itself\n",
+			       s->seconds);
+		ksft_test_result_skip("%s %s\n", dir, s->memory);
+	} else {
 		ksft_test_result(s->control == !!s->lost, "%s %s\n", dir, s->memory);
+	}
 }
 
 static void __noreturn usage(const struct stress *s, const char *self, int status)
