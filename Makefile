@@ -16,7 +16,7 @@ help:
 	@echo 'make test       check, and the quick set of the tests, in two VMs'
 	@echo 'make test FULL=1          ... all tests;  make test LIST=1: their names'
 	@echo 'make test TESTS="nfs.sh send.sh:lo loss"    ... these, by name or pattern'
-	@echo 'make check      rustfmt, clippy, checkpatch, shellcheck'
+	@echo 'make check      the sources, the documents, the licences, the commit messages'
 	@echo 'make soak       reads and writes raced by forks, for ten minutes in the VM'
 	@echo 'make compare    the kernel'"'"'s own tests, fio and stress-ng: the same without and with'
 	@echo 'make bench      what it costs, as ratios, measured in the VM'
