@@ -93,7 +93,7 @@ clean-objects:
 		-o -name .module-common.o \) -type f -exec rm -f {} +
 
 clean: clean-objects
-	@cd selftests && rm -f $$(sed -n 's/^TEST_GEN_PROGS\(_EXTENDED\)* := //p' Makefile)
+	@cd selftests && rm -f $$(sed -n '/^TEST_GEN_PROGS.* := /,/^# end/s/^\t\(.*\) \\$$/\1/p' Makefile)
 	@rm -rf out tools/bnx2-model/target tools/bnx2-model/fuzz/target
 
 clean-cache:
