@@ -23,7 +23,7 @@ help:
 	@echo 'make vm         a shell in the VM, module and samples at hand'
 	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
 	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
-	@echo 'make modules_install KDIR=TREE    install these'
+	@echo 'make modules_install KDIR=TREE    install pin_guard.ko; SAMPLES=1: the samples, too'
 	@echo 'make bnx2-firmware    what the bnx2 driver loads, from Debian (not free); else a stub'
 	@echo 'make rustdoc    HTML of the Rust API'
 	@echo 'make KERNEL=debug ...             in the sandbox with a kernel that complains; it is'
@@ -37,13 +37,29 @@ help:
 # In the sandbox KDIR is set by its environment.  Modules get no BTF of their own,
 # which would need the vmlinux of a full build.
 ifdef KDIR
-modules modules_install:
+modules:
 	@args=$$(tools/check-tree '$(KDIR)') && \
 	kernel=$$(cat '$(KDIR)/include/config/kernel.release') && \
 	{ [ "$$(cat out/kernel 2>/dev/null)" = "$$kernel" ] || $(MAKE) clean-objects; } && \
 	mkdir -p out && echo "$$kernel" >out/kernel && \
 	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)' $$args CONFIG_DEBUG_INFO_BTF_MODULES= $@ && \
 	echo "pin_guard: $@: $$kernel:" $$(sed 's/o$$/ko/' modules.order)
+
+# A directory with what is to be installed. Without the kernel's key kbuild's signing only
+# prints errors.
+modules_install:
+	@args=$$(tools/check-tree '$(KDIR)') && \
+	kernel=$$(cat '$(KDIR)/include/config/kernel.release') && \
+	{ [ "$$(cat out/kernel 2>/dev/null)" = "$$kernel" ] && [ -e rust/pin_guard.ko ] || \
+		{ echo "pin_guard: no modules for $$kernel; fix: make modules KDIR=$(KDIR)" >&2; exit 1; }; } && \
+	key=$$(sed -n 's/^CONFIG_MODULE_SIG_KEY=//p' '$(KDIR)/include/config/auto.conf' | tr -d '"') && \
+	case $$key in pkcs11:*) ;; /*) [ -e "$$key" ] ;; *) [ -e "$(KDIR)/$$key" ] ;; esac || \
+		args="$$args CONFIG_MODULE_SIG_ALL=" && \
+	rm -rf out/install && mkdir -p out/install && \
+	ln -s '$(CURDIR)/rust' '$(CURDIR)/samples' out/install && \
+	grep '^rust/$(if $(SAMPLES),\|^samples/)' modules.order >out/install/modules.order && \
+	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)/out/install' $$args $@ && \
+	echo "pin_guard: $@: $$kernel:" $$(sed 's/o$$/ko/' out/install/modules.order)
 
 # With the flags that kbuild gave to rustc.
 rustdoc: modules
