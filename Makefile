@@ -24,9 +24,10 @@ help:
 	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
 	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
 	@echo 'make modules_install KDIR=TREE    install pin_guard.ko; SAMPLES=1: the samples, too'
+	@echo 'make patch KDIR=TREE              a patch that adds the module to a kernel tree'
 	@echo 'make bnx2-firmware    what the bnx2 driver loads, from Debian (not free); else a stub'
 	@echo 'make rustdoc    HTML of the Rust API'
-	@echo 'make KERNEL=debug ...             in the sandbox with a kernel that complains; it is'
+	@echo 'make KERNEL=debug ...             with a debug kernel (KASAN, lockdep, kmemleak); it is'
 	@echo '                built once, in a quarter of an hour'
 	@echo 'make KERNEL=7.2 ...               with an older one of Debian'"'"'s kernels'
 	@echo 'make clean      remove what was built;  make clean-cache: the sandbox'
@@ -87,6 +88,9 @@ modules_install:
 	@echo 'pin_guard: modules_install needs a kernel; fix: KDIR=/lib/modules/$$(uname -r)/build or another prepared tree' >&2; exit 1
 endif
 
+patch:
+	@$(if $(KDIR),tools/patch '$(KDIR)',$(SANDBOX) enter sh -c 'tools/patch "$$KDIR"')
+
 bnx2-firmware: out/firmware-debian
 out/firmware-debian:
 	@mkdir -p out
@@ -115,5 +119,5 @@ clean: clean-objects
 clean-cache:
 	@$(SANDBOX) clean
 
-.PHONY: help modules modules_install rustdoc kselftest bnx2-model bnx2-firmware check test soak compare \
+.PHONY: help modules modules_install patch rustdoc kselftest bnx2-model bnx2-firmware check test soak compare \
 	demo bench vm clean clean-objects clean-cache
