@@ -5,7 +5,7 @@
 use crate::this_module;
 use kernel::{bindings, prelude::*};
 
-/// A reference on a module: rmmod says EBUSY while one exists.
+/// A reference on a module: rmmod fails with EAGAIN while one exists.
 ///
 /// For what outlives the file or the call that started it (I/O in flight, work in a queue). The owner's
 /// code runs a little longer than the value, so the module needs a [`Quiesce`].
