@@ -68,7 +68,9 @@ series()
 		measure "$1" fork 1000 $kind 2
 		[ $kind = 4k ] || measure "$1" fork 1000 $kind 2
 	done
-	measure "$1" read "$PG_RUN/mnt/file" 4096 150
+	for _ in {1..10}; do
+		measure "$1" read "$PG_RUN/mnt/file" 4096 20
+	done
 	measure "$1" read "$PG_RUN/mnt/file" 65536 80
 	measure "$1" read "$PG_RUN/mnt/file" 1048576 30
 	if [ "$1" = test ]; then
