@@ -21,7 +21,7 @@ unset NETIF
 . "$PG_HERE/cluster.sh"
 
 FULL+=(soak)
-# What goes another way through the client, by the options of its mount; striped, by its layout.
+# What goes another way through the client: by the options of its mount, or by the file (see way()).
 declare -A OPTIONS=(
 	[ceph]=""
 	[striped]=""
@@ -29,8 +29,24 @@ declare -A OPTIONS=(
 	[secure]=ms_mode=secure
 	[sparseread]=sparseread
 	[rsize]=rsize=65536
+	[holes]=sparseread
+	[eof]=""
+	[snapshot]=""
+	[shared]=""
 )
-WAYS=(striped crc secure sparseread rsize)
+WAYS=(striped crc secure sparseread rsize holes eof snapshot shared)
+
+# way_tests WAY - sets TESTS
+way_tests()
+{
+	case $1 in
+	ceph) TESTS=("${FULL[@]}") ;;
+	holes) TESTS=("forkscrew --demo --sparse") ;;
+	eof) TESTS=("forkscrew --demo --eof") ;;
+	snapshot | shared) TESTS=("forkscrew --demo") ;;
+	*) TESTS=("${SHORT[@]}") ;;
+	esac
+}
 
 MNT=$PG_RUN/mnt/fault
 SCENARIOS=(cut stopped killed moved failover umount_f kill_pread kill_libaio blocklisted)
@@ -47,16 +63,18 @@ declare -A WHAT=(
 )
 RELOADS=("ceph.ko comes after pin_guard.ko" "ceph.ko is loaded again")
 RBD="rbd keeps the data without pin_guard.ko"
+ENCRYPTED="an encrypted file keeps its data without pin_guard.ko"
 
 pg_isolate "$@"
 if [ $# -eq 0 ]; then
-	NAMES=(ceph) TESTS=("${FULL[@]}")
-	list
-	NAMES=("${WAYS[@]}") TESTS=("${SHORT[@]}")
-	list
+	for WAY in ceph "${WAYS[@]}"; do
+		NAMES=("$WAY")
+		way_tests "$WAY"
+		list
+	done
 	TESTS=("${FULL[@]}")
 	scenarios_list
-	ALL+=("${RELOADS[@]}" "$RBD")
+	ALL+=("${RELOADS[@]}" "$RBD" "$ENCRYPTED")
 else
 	MOUNTS=("$@") NAMES=("$@") TESTS=("${FULL[@]}")
 	list
@@ -67,21 +85,43 @@ pg_memory 24
 health_begin
 DELAY=$(pg_delay 150)ms
 
+# stripe DIRECTORY - some objects for each read
+stripe()
+{
+	mkdir "$1" && python3 - "$1" <<-END
+		import os, sys
+		os.setxattr(sys.argv[1], "ceph.dir.layout",
+		            b"stripe_unit=65536 stripe_count=4 object_size=262144")
+	END
+}
+
+# snapshot DIRECTORY - of a file that has other content since
+snapshot()
+{
+	mkdir "$1" && "$PG_HERE/forkscrew" --fill "$1/forkscrew" && mkdir "$1/.snap/before" &&
+		head -c 1M /dev/zero | dd of="$1/forkscrew" bs=1M conv=notrunc,fsync status=none
+}
+
+# share FILE DIRECTORY - another client, at DIRECTORY, has the file open for writing: no client
+# may cache it
+share()
+{
+	"$PG_HERE/forkscrew" --fill "$1" && ceph_mount "$2" noshare && exec {OTHER}<>"$2/${1##*/}" &&
+		pg_undo eval "exec $OTHER>&-"
+}
+
 # way NAME - a mount for it
 way()
 {
 	local dir=$PG_RUN/mnt/$1
 
+	PREPARED=
 	ceph_mount "$dir" "${OPTIONS[$1]}" || return
-	if [ "$1" = striped ]; then
-		dir+=/striped
-		mkdir "$dir" && python3 - "$dir" <<-END || return
-			import os, sys
-			# Some objects for each read
-			os.setxattr(sys.argv[1], "ceph.dir.layout",
-			            b"stripe_unit=65536 stripe_count=4 object_size=262144")
-		END
-	fi
+	case $1 in
+	striped | holes) dir+=/$1 && stripe "$dir" ;;
+	snapshot) snapshot "$dir/snapshot" && dir+=/snapshot/.snap/before PREPARED=1 ;;
+	shared) share "$dir/forkscrew" "$PG_RUN/mnt/other" && PREPARED=1 ;;
+	esac || return
 	MOUNTS=("$dir")
 }
 
@@ -308,6 +348,50 @@ rbd_result()
 	pg_cleanup "$mark"
 }
 
+# encrypt DIRECTORY - a new one
+encrypt()
+{
+	mkdir "$1" && python3 - "$1" <<-END
+		import fcntl, os, struct, sys
+
+		FS_IOC_ADD_ENCRYPTION_KEY = 0xc0506617
+		FS_IOC_SET_ENCRYPTION_POLICY = 0x800c6613
+		key = os.urandom(64)
+		directory = os.open(sys.argv[1], os.O_RDONLY)
+		# By its identifier (type 2), which comes back
+		arg = bytearray(struct.pack("=II32xII32x", 2, 0, len(key), 0) + key)
+		fcntl.ioctl(directory, FS_IOC_ADD_ENCRYPTION_KEY, arg)
+		# Version 2, AES-256-XTS for content, AES-256-CTS for names padded to 32
+		fcntl.ioctl(directory, FS_IOC_SET_ENCRYPTION_POLICY,
+		            struct.pack("=BBBB4x16s", 2, 1, 4, 3, bytes(arg[8:24])))
+	END
+}
+
+# What is decrypted is copied.
+encrypted_keeps()
+{
+	local dir=$PG_RUN/mnt/encrypted
+
+	ceph_mount "$dir" || return
+	if ! encrypt "$dir/encrypted" 2>"$PG_TMP/encrypt"; then
+		say "$(tail -n 1 "$PG_TMP/encrypt")"
+		# This kernel has no CONFIG_FS_ENCRYPTION.
+		! grep -qE "ENOTTY|EOPNOTSUPP|Errno (25|95)" "$PG_TMP/encrypt" || return "$KSFT_SKIP"
+		return 1
+	fi
+	"$PG_HERE/forkscrew" --fill "$dir/encrypted/forkscrew" && netem delay "$DELAY" &&
+		"$PG_HERE/forkscrew" --demo -j "$JOBS" --filled "$dir/encrypted/forkscrew"
+}
+
+encrypted_result()
+{
+	local mark=${#PG_UNDO[@]}
+
+	pg_run "$ENCRYPTED" encrypted_keeps
+	netem off
+	pg_cleanup "$mark"
+}
+
 # cluster - as much of one as the tests ask for
 TROUBLE=
 cluster()
@@ -327,7 +411,7 @@ elif cluster >"$PG_TMP/why"; then
 	MARK=${#PG_UNDO[@]}
 	for WAY in ceph "${WAYS[@]}"; do
 		NAMES=("$WAY")
-		[ "$WAY" = ceph ] || TESTS=("${SHORT[@]}")
+		way_tests "$WAY"
 		wanted || continue
 		MOUNTS=("/nothing: cannot mount Ceph with ${OPTIONS[$WAY]:-no option}")
 		way "$WAY"
@@ -336,6 +420,7 @@ elif cluster >"$PG_TMP/why"; then
 	done
 	[ -z "$TROUBLE" ] || scenarios
 	rbd_result
+	encrypted_result
 	for NAME in "${RELOADS[@]}"; do
 		reload "$NAME"
 	done

@@ -30,7 +30,7 @@
 #define SHORTEST_MS	15	/* a shorter read ends before a fork can hit it */
 
 static struct {
-	bool control, report, demo, fill, filled;
+	bool control, report, demo, fill, filled, sparse, eof;
 	unsigned int jobs, runs, limit_s, delay_ms;
 	unsigned int mode;
 	const char *only_case, *only_io;
@@ -84,16 +84,28 @@ double now_ms(void)
 
 static void fill_file(const struct target *t)
 {
-	unsigned char *content = malloc(FILE_BYTES);
 	int fd = open(t->path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-	size_t i;
+	unsigned char content[PAGE];
+	bool right = fd >= 0 && !ftruncate(fd, t->size);
+	size_t at, len, i;
 
-	for (i = 0; i < FILE_BYTES; i++)
-		content[i] = byte_of_target(t, i);
-	if (fd < 0 || write(fd, content, FILE_BYTES) != FILE_BYTES || fsync(fd))
+	for (at = 0; at < t->size && right; at += len) {
+		len = t->size - at < PAGE ? t->size - at : PAGE;
+		if (t->sparse && file_hole(at))
+			continue;
+		for (i = 0; i < len; i++)
+			content[i] = byte_of_target(t, at + i);
+		right = pwrite(fd, content, len, at) == (ssize_t)len;
+	}
+	if (!right || fsync(fd))
 		ksft_exit_fail_msg("%s: %s\n", t->path, strerror(errno));
 	close(fd);
-	free(content);
+}
+
+static void file_by_options(struct target *t)
+{
+	t->size = opt.eof ? SHORT_BYTES : FILE_BYTES;
+	t->sparse = opt.sparse;
 }
 
 /* How long a read takes: the shortest of three. */
@@ -131,8 +143,10 @@ static const char *target_open(struct target *t, const char *path)
 		t->dma = true;
 		t->delay_ms = opt.delay_ms ? opt.delay_ms : 100;
 		t->latency_ms = 3 * t->delay_ms;
+		t->size = SIZE_MAX;
 		return NULL;
 	}
+	file_by_options(t);
 	if (S_ISDIR(st.st_mode)) {
 		if (asprintf(&name, "%s/forkscrew.%d", path, getpid()) < 0)
 			return "no memory";
@@ -323,7 +337,9 @@ static void __noreturn usage(int status)
 	       "  -t, --limit S       a case that takes longer has failed (%u)\n"
 	       "  -F, --fill          only write the file TARGET, which is quick without a delay\n"
 	       "  -f, --filled        TARGET is such a file\n"
-	       "  -l, --list          the cases\n", opt.jobs, opt.limit_s);
+	       "  -s, --sparse        the file has holes\n"
+	       "  -e, --eof           the file has %lu bytes, and most reads go past its end\n"
+	       "  -l, --list          the cases\n", opt.jobs, opt.limit_s, SHORT_BYTES);
 	exit(status);
 }
 
@@ -374,13 +390,15 @@ static void options(int argc, char **argv)
 		{ "limit", required_argument, NULL, 't' },
 		{ "fill", no_argument, NULL, 'F' },
 		{ "filled", no_argument, NULL, 'f' },
+		{ "sparse", no_argument, NULL, 's' },
+		{ "eof", no_argument, NULL, 'e' },
 		{ "list", no_argument, NULL, 'l' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
 	int o;
 
-	while ((o = getopt_long(argc, argv, "PCrDn:m:c:i:j:d:t:Fflh", longs, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "PCrDn:m:c:i:j:d:t:Ffselh", longs, NULL)) != -1) {
 		switch (o) {
 		case 'P':
 			opt.control = false;
@@ -422,6 +440,12 @@ static void options(int argc, char **argv)
 		case 'f':
 			opt.filled = true;
 			break;
+		case 's':
+			opt.sparse = true;
+			break;
+		case 'e':
+			opt.eof = true;
+			break;
 		case 'l':
 			list();
 			break;
@@ -444,7 +468,10 @@ int main(int argc, char **argv)
 	argv += optind;
 	argc -= optind;
 	if (opt.fill && argc == 1) {
-		fill_file(&(struct target){ .path = argv[0] });
+		struct target file = { .path = argv[0] };
+
+		file_by_options(&file);
+		fill_file(&file);
 		return 0;
 	}
 	if (!opt.report)

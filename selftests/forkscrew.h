@@ -26,6 +26,7 @@
 #define MAX_SEGS	4
 #define HUGE_SIZE	(2UL << 20)
 #define FILE_BYTES	(1UL << 20)	/* no case reads more */
+#define SHORT_BYTES	5000UL		/* most cases read more */
 
 /* What a case process says. */
 enum outcome {
@@ -99,6 +100,8 @@ struct target {
 	unsigned int delay_ms;		/* from the submission to the fork */
 	unsigned int latency_ms;	/* of a read, at least */
 	int fd;				/* of the file */
+	size_t size;			/* of the file */
+	bool sparse;			/* the file has holes */
 };
 
 struct io {
@@ -138,6 +141,8 @@ long uring_cancel(struct io *io);
 /* With the read in flight: nobody is told of its end. */
 void uring_close(struct io *io);
 
+/* Is this a hole of a sparse file: a page of four, and every other 64 KiB. */
+bool file_hole(size_t offset);
 /* What byte @offset of the target is. */
 unsigned char byte_of_target(const struct target *t, size_t offset);
 

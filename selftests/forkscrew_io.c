@@ -19,12 +19,19 @@
 
 #define DMA_PATTERN	0x7b6a594837261504ULL	/* no byte of it is a byte_before() */
 
+bool file_hole(size_t offset)
+{
+	return offset / PAGE % 4 == 1 || offset >> 16 & 1;
+}
+
 unsigned char byte_of_target(const struct target *t, size_t offset)
 {
 	unsigned int shift = offset % 8 * 8;
 
 	if (t->dma)
 		return DMA_PATTERN >> shift;
+	if (t->sparse && file_hole(offset))
+		return 0;
 	/* Stamped with the address, below 0x80: never a byte_before(). */
 	return ((offset / 8 + 1) * 0x9e3779b97f4a7c15ULL) >> shift & 0x7f;
 }

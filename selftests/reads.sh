@@ -16,6 +16,7 @@ SHORT=("forkscrew --demo" "dma_thread anon")
 MOUNTS=()
 NAMES=()
 TESTS=("${FULL[@]}")
+PREPARED=	# the mounts have the file forkscrew, and it stays
 
 # list - adds the names of the tests to ALL
 ALL=()
@@ -49,12 +50,13 @@ round()
 		pg_wanted "$name $t" || continue
 		case $t in
 		forkscrew*)
-			"$PG_HERE/forkscrew" --fill "$dir/forkscrew"
+			# shellcheck disable=SC2086 # may come with an option
+			[ -n "$PREPARED" ] || "$PG_HERE"/$t --fill "$dir/forkscrew"
 			netem delay "$DELAY"
 			# shellcheck disable=SC2086 # may come with an option
 			pg_run "$name $t" "$PG_HERE"/$t -j "$JOBS" "$@" --filled "$dir/forkscrew"
 			netem off
-			rm -f "$dir/forkscrew"
+			[ -n "$PREPARED" ] || rm -f "$dir/forkscrew"
 			;;
 		dma_thread*)
 			pg_run "$name $t" "$PG_HERE/dma_thread" -t "$seconds" -m "${t#* }" "$@" "$dir"
