@@ -270,7 +270,44 @@ fn untagged(addr: usize) -> usize {
 /// # Safety
 ///
 /// `iter` is a valid, user-backed `iov_iter`.
+#[inline]
 unsafe fn segments(
+    iter: *const bindings::iov_iter,
+    flags: Flags,
+) -> Result<(Range<usize>, Pieces)> {
+    // SAFETY: By the safety requirements.
+    let (range, len, left) = unsafe { first_segment(iter) };
+    if len == left {
+        return Ok((range, Pieces::new()));
+    }
+    // SAFETY: By the safety requirements.
+    unsafe { many_segments(iter, flags) }
+}
+
+/// The first segment of `iter`, as far as it is meant, its length, and that of all that `iter` has left.
+///
+/// # Safety
+///
+/// `iter` is a valid, user-backed `iov_iter`, not beyond its last segment.
+#[inline(always)]
+unsafe fn first_segment(iter: *const bindings::iov_iter) -> (Range<usize>, usize, usize) {
+    // SAFETY: By the safety requirements.
+    let (addr, len, left) = unsafe {
+        (
+            untagged(pin_guard_iter_iov_addr(iter) as usize),
+            pin_guard_iter_iov_len(iter),
+            (*iter).__bindgen_anon_1.__bindgen_anon_1.as_ref().count,
+        )
+    };
+    let len = len.min(left);
+    (addr..addr.saturating_add(len), len, left)
+}
+
+/// # Safety
+///
+/// As for [`segments`].
+#[inline(never)]
+unsafe fn many_segments(
     iter: *const bindings::iov_iter,
     flags: Flags,
 ) -> Result<(Range<usize>, Pieces)> {
@@ -281,15 +318,7 @@ unsafe fn segments(
     let mut last = 0..0;
     loop {
         // SAFETY: `at` is a valid, user-backed `iov_iter`, not beyond its last segment.
-        let (addr, len, left) = unsafe {
-            (
-                untagged(pin_guard_iter_iov_addr(&at) as usize),
-                pin_guard_iter_iov_len(&at),
-                at.__bindgen_anon_1.__bindgen_anon_1.as_ref().count,
-            )
-        };
-        let len = len.min(left);
-        let range = addr..addr.saturating_add(len);
+        let (range, len, left) = unsafe { first_segment(&at) };
         if !range.is_empty() {
             if last.is_empty() {
                 last = range;
