@@ -7,7 +7,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-DELAY=60ms
 DEBUGFS=/sys/kernel/debug/pin_guard
 MNT=$PG_RUN/mnt/module
 FTRACE=/proc/sys/kernel/ftrace_enabled
@@ -67,6 +66,7 @@ nfs_unload()
 nfs_unload || pg_skip_all "nfs.ko is in use"
 pg_nfs_server >"$PG_TMP/why" || pg_skip_all "no NFS server: $(cat "$PG_TMP/why")"
 health_begin
+DELAY=$(pg_delay 60)ms	# each way
 
 # section - begins here, if any of its tests or of those behind it is wanted
 section()
