@@ -3,8 +3,8 @@
 #
 # What the module costs a fork, a read, and who pins: module.sh SAMPLES PROGRAM, for run.sh.
 #
-# PIN_GUARD_ROUNDS     rounds at least [6]; more are run until the noise is low
-# PIN_GUARD_SECONDS    but none is begun after that time [480]
+# PIN_GUARD_ROUNDS     rounds at least [12]; more are run until the noise is low
+# PIN_GUARD_SECONDS    but none is begun after that time [720]
 # shellcheck disable=SC2153 # PG_RUN is lib.sh's
 
 HERE=$(dirname "$(readlink -f "$0")")
@@ -17,8 +17,8 @@ pg_isolate "$@"
 
 SAMPLES=$1
 BENCH=$2
-ROUNDS=${PIN_GUARD_ROUNDS:-6}
-SECONDS_MAX=${PIN_GUARD_SECONDS:-480}
+ROUNDS=${PIN_GUARD_ROUNDS:-12}
+SECONDS_MAX=${PIN_GUARD_SECONDS:-720}
 
 fail()
 {
@@ -53,9 +53,11 @@ series()
 {
 	local kind
 
-	if [ "$1" = test ]; then
-		pg_load pin_guard || fail "pin_guard does not load"
-	fi
+	# What a load leaves behind in the allocators is the same for all.
+	pg_load pin_guard || fail "pin_guard does not load"
+	[ "$1" = test ] || pg_unload pin_guard || fail "pin_guard does not unload"
+	sleep 3
+	"$BENCH" warm fork 1 4k 20 >/dev/null || fail "warm-up"
 	for kind in 4k thp; do
 		# The state that the allocator is in lasts for a process: take several.
 		for _ in {1..10}; do
