@@ -54,12 +54,13 @@ modules_install:
 	{ [ "$$(cat out/kernel 2>/dev/null)" = "$$kernel" ] && [ -e rust/pin_guard.ko ] || \
 		{ echo "pin_guard: no modules for $$kernel; fix: make modules KDIR=$(KDIR)" >&2; exit 1; }; } && \
 	key=$$(sed -n 's/^CONFIG_MODULE_SIG_KEY=//p' '$(KDIR)/include/config/auto.conf' | tr -d '"') && \
-	case $$key in pkcs11:*) ;; /*) [ -e "$$key" ] ;; *) [ -e "$(KDIR)/$$key" ] ;; esac || \
-		args="$$args CONFIG_MODULE_SIG_ALL=" && \
+	{ case $$key in pkcs11:*) ;; /*) [ -f "$$key" ] ;; *) [ -f "$(KDIR)/$$key" ] ;; esac || \
+		args="$$args CONFIG_MODULE_SIG_ALL="; } && \
 	rm -rf out/install && mkdir -p out/install && \
 	ln -s '$(CURDIR)/rust' '$(CURDIR)/samples' out/install && \
 	grep '^rust/$(if $(SAMPLES),\|^samples/)' modules.order >out/install/modules.order && \
-	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)/out/install' $$args $@ && \
+	$(MAKE) $(QUIET) -C '$(KDIR)' M='$(CURDIR)/out/install' $$args \
+		$(if $(INSTALL_MOD_PATH),INSTALL_MOD_PATH='$(abspath $(INSTALL_MOD_PATH))') $@ && \
 	echo "pin_guard: $@: $$kernel:" $$(sed 's/o$$/ko/' out/install/modules.order)
 
 # With the flags that kbuild gave to rustc.
