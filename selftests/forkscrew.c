@@ -48,9 +48,9 @@ static struct verdict *my_verdict;	/* in a case process */
 /* The four kinds of memory and four of I/O. */
 static const struct fork_case demo_cases[] = {
 	{ "fork", &mem_anon, LOSES, true, { READ, FORK, TOUCH } },
-	{ "fork", &mem_thp, LOSES, true, { READ, FORK, TOUCH } },
-	{ "fork", &mem_hugetlb, LOSES, true, { READ, FORK, TOUCH } },
-	{ "fork", &mem_file, LOSES, true, { READ, FORK, TOUCH } },
+	{ "thp_fork", &mem_thp, LOSES, true, { READ, FORK, TOUCH } },
+	{ "huge_fork", &mem_hugetlb, LOSES, true, { READ, FORK, TOUCH } },
+	{ "filepriv_fork", &mem_file, LOSES, true, { READ, FORK, TOUCH } },
 };
 
 static const char * const demo_io[] = { "pread", "preadv", "libaio", "io_uring" };
@@ -227,8 +227,9 @@ static unsigned int jobs_list(const struct target *targets, unsigned int nr)
 		if (opt.demo && !targets[i].dma) {
 			for (c = 0; c < ARRAY_LEN(demo_cases); c++)
 				for (io = 0; io < ARRAY_LEN(demo_io); io++)
-					n += jobs_add(n, &demo_cases[c],
-						      io_kind_by_name(demo_io[io]), &targets[i]);
+					if (case_wanted("%s %s", demo_io[io], demo_cases[c].name))
+						n += jobs_add(n, &demo_cases[c],
+							      io_kind_by_name(demo_io[io]), &targets[i]);
 			continue;
 		}
 		for (io = 0; io < nr_io_kinds; io++) {

@@ -242,7 +242,7 @@ static void look(const struct run *r, bool read_seen, struct sight *read, struct
 		unsigned char expected, came;
 		struct sight *s;
 
-		if (in_hole(&r->mem, i) || r->data[i] == PAST_EOF)
+		if (in_hole(&r->mem, i) || (r->data[i] == PAST_EOF && read_seen))
 			continue;
 		expected = expected_byte(r, i, read_seen);
 		came = r->mem.base[i];
