@@ -125,6 +125,17 @@ way()
 	MOUNTS=("$dir")
 }
 
+# way_failed REASON - all tests of $NAMES
+way_failed()
+{
+	local ALL=() name
+
+	list
+	for name in "${ALL[@]}"; do
+		pg_result "$name" "$KSFT_FAIL" "cannot prepare it: $1"
+	done
+}
+
 #
 # The scenarios
 #
@@ -374,7 +385,7 @@ encrypted_keeps()
 
 	ceph_mount "$dir" || return
 	if ! encrypt "$dir/encrypted" 2>"$PG_TMP/encrypt"; then
-		say "$(tail -n 1 "$PG_TMP/encrypt")"
+		tail -n 1 "$PG_TMP/encrypt"
 		# This kernel has no CONFIG_FS_ENCRYPTION.
 		! grep -qE "ENOTTY|EOPNOTSUPP|Errno (25|95)" "$PG_TMP/encrypt" || return "$KSFT_SKIP"
 		return 1
@@ -413,9 +424,11 @@ elif cluster >"$PG_TMP/why"; then
 		NAMES=("$WAY")
 		way_tests "$WAY"
 		wanted || continue
-		MOUNTS=("/nothing: cannot mount Ceph with ${OPTIONS[$WAY]:-no option}")
-		way "$WAY"
-		mounts
+		if way "$WAY" >"$PG_TMP/why" 2>&1; then
+			mounts
+		else
+			way_failed "$(tail -n 1 "$PG_TMP/why")"
+		fi
 		pg_cleanup "$MARK"
 	done
 	[ -z "$TROUBLE" ] || scenarios
