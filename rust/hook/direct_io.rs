@@ -105,7 +105,7 @@ unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
 ) -> c_long {
     // SAFETY: The caller's requirements are ours.
     let may_wait = unsafe { (*iocb).ki_flags & pin_guard_IOCB_NOWAIT } == 0;
-    // SAFETY: `to` is valid and user-backed.
+    // SAFETY: `to` is valid, user-backed and not empty, as `is_direct_user_read` is true of it.
     let window = match unsafe { Window::open_iter(to, may_wait) } {
         Ok(window) => window,
         Err(e) => return e.to_errno() as c_long,

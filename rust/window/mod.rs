@@ -126,7 +126,7 @@ impl Window {
     ///
     /// # Safety
     ///
-    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task.
+    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task, with something left.
     pub(crate) unsafe fn open_iter(
         iter: *const bindings::iov_iter,
         may_wait: bool,
@@ -269,13 +269,13 @@ fn untagged(addr: usize) -> usize {
 ///
 /// # Safety
 ///
-/// `iter` is a valid, user-backed `iov_iter`.
+/// `iter` is a valid, user-backed `iov_iter` with something left.
 #[inline]
 unsafe fn segments(
     iter: *const bindings::iov_iter,
     flags: Flags,
 ) -> Result<(Range<usize>, Pieces)> {
-    // SAFETY: By the safety requirements.
+    // SAFETY: By the safety requirements: with something left it is not beyond its last segment.
     let (range, len, left) = unsafe { first_segment(iter) };
     if len == left {
         return Ok((range, Pieces::new()));
@@ -317,7 +317,8 @@ unsafe fn many_segments(
     let pieces = Pieces::new();
     let mut last = 0..0;
     loop {
-        // SAFETY: `at` is a valid, user-backed `iov_iter`, not beyond its last segment.
+        // SAFETY: `at` is a valid, user-backed `iov_iter`; it has something left, or the loop had ended, so
+        // it is not beyond its last segment.
         let (range, len, left) = unsafe { first_segment(&at) };
         if !range.is_empty() {
             if last.is_empty() {
