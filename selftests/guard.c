@@ -63,8 +63,7 @@ FIXTURE(device) {
 FIXTURE_SETUP(device)
 {
 	self->fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
-	if (self->fd < 0)
-		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
+	ASSERT_LE(0, self->fd);
 	self->pins = pins_held();
 }
 
@@ -97,8 +96,7 @@ FIXTURE_VARIANT_ADD(guard, longterm) {
 FIXTURE_SETUP(guard)
 {
 	self->fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
-	if (self->fd < 0)
-		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
+	ASSERT_LE(0, self->fd);
 	self->pins = pins_held();
 }
 

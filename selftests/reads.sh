@@ -51,7 +51,7 @@ round()
 		case $t in
 		forkscrew*)
 			# shellcheck disable=SC2086 # may come with an option
-			[ -n "$PREPARED" ] || "$PG_HERE"/$t --fill "$dir/forkscrew"
+			[ -n "$PREPARED" ] || "$PG_HERE"/$t --fill "$dir/forkscrew" | sed 's/^/# /'
 			netem delay "$DELAY"
 			# shellcheck disable=SC2086 # may come with an option
 			pg_run "$name $t" "$PG_HERE"/$t -j "$JOBS" "$@" --filled "$dir/forkscrew"

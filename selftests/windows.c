@@ -333,8 +333,7 @@ FIXTURE_VARIANT_ADD(moved, pin) {
 FIXTURE_SETUP(moved)
 {
 	self->fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
-	if (self->fd < 0)
-		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
+	ASSERT_LE(0, self->fd);
 	self->flights = calloc(NR_CHAINS, sizeof(*self->flights));
 }
 
@@ -451,8 +450,7 @@ FIXTURE_VARIANT_ADD(pieces, half_a_terabyte_apart) {
 
 FIXTURE_SETUP(pieces)
 {
-	if (!hold_open(&self->hold))
-		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
+	ASSERT_TRUE(hold_open(&self->hold));
 }
 
 FIXTURE_TEARDOWN(pieces)
@@ -516,8 +514,7 @@ FIXTURE_VARIANT_ADD(absent, of_a_file) {
 
 FIXTURE_SETUP(absent)
 {
-	if (!hold_open(&self->hold))
-		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
+	ASSERT_TRUE(hold_open(&self->hold));
 }
 
 FIXTURE_TEARDOWN(absent)
@@ -573,8 +570,7 @@ FIXTURE(windows) {
 
 FIXTURE_SETUP(windows)
 {
-	if (!hold_open(&self->hold))
-		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
+	ASSERT_TRUE(hold_open(&self->hold));
 }
 
 FIXTURE_TEARDOWN(windows)
