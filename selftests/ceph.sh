@@ -268,7 +268,7 @@ kill9()
 
 	ready -i "$1" && osds_stop && ask submit submitted && hold || return
 	kill -9 "$READS_PID"
-	DEADLINE=$((SECONDS + 8)) await is_gone "$READS_PID" && gone="at once"
+	LIMIT=8 await is_gone "$READS_PID" && gone="at once"
 	say "is gone $gone"
 	outcome "is gone $gone" || return
 	[ "$1" != pread ] || [ "$gone" = "at once" ] || return

@@ -9,7 +9,7 @@
 # does.
 # shellcheck disable=SC2034,SC2154 # shared with the scripts
 
-LIMIT=180	# seconds for a scenario, on a slow machine; it hangs if it takes more
+LIMIT=180	# seconds for a step of a scenario, on a slow machine; it hangs if it takes more
 
 # scenarios_list - adds the names of the tests to ALL
 scenarios_list()
@@ -65,11 +65,13 @@ reads_close()
 	READS_TO=
 }
 
-# await COMMAND... - until it succeeds, or the scenario has to end
+# await COMMAND... - until it succeeds
 await()
 {
+	local deadline=$((SECONDS + LIMIT))
+
 	until "$@"; do
-		[ $SECONDS -lt "$DEADLINE" ] || return
+		[ $SECONDS -lt $deadline ] || return
 		pg_nap 0.1
 	done
 }
@@ -77,10 +79,8 @@ await()
 # answer WORD - of the program, into ANSWER
 answer()
 {
-	local left=$((DEADLINE - SECONDS))
-
 	ANSWER=()
-	read -rt $((left > 1 ? left : 1)) -a ANSWER <&"$READS_FROM" && [ "${ANSWER[0]}" = "$1" ] && return
+	read -rt "$LIMIT" -a ANSWER <&"$READS_FROM" && [ "${ANSWER[0]}" = "$1" ] && return
 	[ "${ANSWER[0]:-}" = skip ] && say "${ANSWER[*]}" && return "$KSFT_SKIP"
 	say "expected $1, came: ${ANSWER[*]:-nothing within $LIMIT s}"
 	return 1
@@ -211,7 +211,7 @@ run()
 	local mark=${#PG_UNDO[@]} rc
 
 	pg_any "* ${WHAT[$NAME]}" || return 0
-	SEEN='' LOST='' START=$SECONDS DEADLINE=$((SECONDS + LIMIT))
+	SEEN='' LOST='' START=$SECONDS
 	: >"$PG_TMP/inflight"
 	scenario
 	rc=$?

@@ -200,7 +200,7 @@ kill9()
 	pg_nfs_mount 4.2 "$MNT" && reads_open "$MNT" -i "$1" || return
 	net_cut && ask submit submitted && hold || return
 	kill -9 "$READS_PID"
-	DEADLINE=$((SECONDS + 8)) await is_gone "$READS_PID" && gone="at once"
+	LIMIT=8 await is_gone "$READS_PID" && gone="at once"
 	say "is gone $gone"
 	outcome "is gone $gone" || return
 	[ "$1" != pread ] || [ "$gone" = "at once" ] || return
