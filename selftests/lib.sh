@@ -5,7 +5,8 @@
 # test on.
 #
 # PIN_GUARD_MODULES  the directories of modules that modprobe does not know
-# PIN_GUARD_TESTS    the tests to run, a line each, as in quick.list [all]
+# PIN_GUARD_TESTS    the tests to run, a line each, as in quick.list
+# PIN_GUARD_PROFILE  quick: without PIN_GUARD_TESTS, those of quick.list [all]
 # PIN_GUARD_PART     only those of them whose names match this pattern
 # PIN_GUARD_LIST     1: print the names of the tests, run none
 # shellcheck disable=SC2034,SC2154 # shared with ktap_helpers.sh
@@ -60,15 +61,20 @@ PG_PLAN=0		# how many tests there are
 
 pg_patterns()
 {
-	local line
+	local line tests=${PIN_GUARD_TESTS:-} list=$PG_HERE/${PIN_GUARD_PROFILE:-}.list
 
+	if [ -z "$tests" ] && [ -n "${PIN_GUARD_PROFILE:-}" ]; then
+		[ -r "$list" ] || ktap_exit_fail_msg \
+			"PIN_GUARD_PROFILE=$PIN_GUARD_PROFILE: no $list; fix: PIN_GUARD_PROFILE=quick"
+		tests=$(<"$list")
+	fi
 	while read -r line; do
 		case $line in
 		"$PG_SCRIPT") PG_PATTERNS+=("*") ;;
 		"$PG_SCRIPT":*) PG_PATTERNS+=("${line#*:}") ;;
 		"!$PG_SCRIPT":*) PG_UNWANTED+=("${line#*:}") ;;
 		esac
-	done <<<"${PIN_GUARD_TESTS:-$PG_SCRIPT}"
+	done <<<"${tests:-$PG_SCRIPT}"
 }
 
 # pg_select NAME - into PG_WANTED

@@ -13,7 +13,7 @@
 . "$PG_HERE/cluster.sh"
 unset NETIF	# the link is our own
 
-SECONDS_IN_ALL=${PIN_GUARD_SOAK:-60}
+SECONDS_IN_ALL=${PIN_GUARD_SOAK:-$([ "${PIN_GUARD_PROFILE:-}" = quick ] && echo 20 || echo 60)}
 VERSIONS=(4.2 3)
 DELAYS=(0ms 2ms 10ms 25ms)	# each way, in turn
 DMA=/dev/pin_guard_dma
