@@ -80,6 +80,9 @@ else
 	list
 fi
 pg_start "${ALL[@]}"
+modinfo rbd >/dev/null 2>&1 || pg_loaded rbd || pg_leave_out "no CONFIG_BLK_DEV_RBD" "$RBD"
+grep -q ' fscrypt_ioctl_add_key$' /proc/kallsyms ||
+	pg_leave_out "no CONFIG_FS_ENCRYPTION" "$ENCRYPTED"
 pg_unload_all
 pg_memory 24
 health_begin
@@ -350,7 +353,6 @@ rbd_result()
 	local mark=${#PG_UNDO[@]} tool
 
 	pg_wanted "$RBD" || return 0
-	modinfo rbd >/dev/null 2>&1 || { pg_skip "$RBD" "no rbd.ko"; return; }
 	for tool in rbd mkfs.ext4; do
 		command -v $tool >/dev/null || { pg_skip "$RBD" "no $tool"; return; }
 	done
@@ -384,13 +386,8 @@ encrypted_keeps()
 	local dir=$PG_RUN/mnt/encrypted
 
 	ceph_mount "$dir" || return
-	if ! encrypt "$dir/encrypted" 2>"$PG_TMP/encrypt"; then
-		tail -n 1 "$PG_TMP/encrypt"
-		# This kernel has no CONFIG_FS_ENCRYPTION.
-		! grep -qE "ENOTTY|EOPNOTSUPP|Errno (25|95)" "$PG_TMP/encrypt" || return "$KSFT_SKIP"
-		return 1
-	fi
-	"$PG_HERE/forkscrew" --fill "$dir/encrypted/forkscrew" && netem delay "$DELAY" &&
+	encrypt "$dir/encrypted" && "$PG_HERE/forkscrew" --fill "$dir/encrypted/forkscrew" &&
+		netem delay "$DELAY" &&
 		"$PG_HERE/forkscrew" --demo -j "$JOBS" --filled "$dir/encrypted/forkscrew"
 }
 

@@ -11,10 +11,12 @@
 
 FILESYSTEMS=(xfs ext4)
 VERSIONS=(4.2 3)
+FAIL_BIO=/sys/kernel/debug/fail_make_request
 LOCAL=("good device read" "good device, errors awaited" "bad sectors read" "bad sectors write"
        "bad sectors, in flight read" "device gone, in flight read" "device gone, and back")
+BIO="every third bio fails read"
 XFS=("flakey error_reads read" "flakey error_writes write" "flakey drop_writes write"
-     "every third bio fails read" "shutdown, in flight read" "shutdown, and back"
+     "$BIO" "shutdown, in flight read" "shutdown, and back"
      "shutdown -f, in flight read" "shutdown -f, and back" "backing file gone, in flight read")
 NFS=("bad sectors read" "bad sectors, in flight read" "windows are closed")
 NFS_GONE=("flakey error_reads, in flight read" "device gone, in flight read"
@@ -38,6 +40,7 @@ pg_start "${NAMES[@]/#/without module: }" "pin_guard and pin_guard_dma load" \
 for m in pin_guard pin_guard_dma; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
+[ -d "$FAIL_BIO" ] || pg_leave_out "no CONFIG_FAIL_MAKE_REQUEST" {without,with}" module: xfs $BIO"
 pg_unload_all
 pg_disk_tools >"$PG_TMP/why" || pg_skip_all "$(<"$PG_TMP/why")"
 modprobe dm-flakey 2>/dev/null
@@ -170,21 +173,19 @@ local_faults()
 # xfs_faults - the tests of XFS
 xfs_faults()
 {
-	local make_it_fail attr=/sys/kernel/debug/fail_make_request
+	local make_it_fail
 
 	t "flakey error_reads" -b "$(switch error_reads)" -a "$(switch good)"
 	t "flakey error_writes" -w -b "$(switch error_writes)" -a "$(switch good)"
 	t "flakey drop_writes" -w -e drop -b "$(switch drop_writes)" -a "$(switch good)"
-	if [ -z "$WHY" ] && [ ! -d $attr ]; then
-		WHY="no CONFIG_FAIL_MAKE_REQUEST" t "every third bio fails"
-	else
+	if pg_wanted "$ROUND module: $FS $BIO"; then
 		make_it_fail=$(dmsetup info -c --noheadings --separator : -o major,minor "$PG_DISK")
 		make_it_fail=/sys/dev/block/$make_it_fail/make-it-fail
-		pg_set $attr/probability 100
-		pg_set $attr/interval 3
-		pg_set $attr/times -1
-		pg_set $attr/verbose 0	# a stack for each else
-		t "every third bio fails" -e some -b "sync -f $DISK && echo 1 >$make_it_fail" \
+		pg_set $FAIL_BIO/probability 100
+		pg_set $FAIL_BIO/interval 3
+		pg_set $FAIL_BIO/times -1
+		pg_set $FAIL_BIO/verbose 0	# a stack for each else
+		t "${BIO% read}" -e some -b "sync -f $DISK && echo 1 >$make_it_fail" \
 			-a "echo 0 >$make_it_fail"
 	fi
 	shutdown shutdown

@@ -150,6 +150,25 @@ pg_start()
 	read -ra PG_STAT </proc/stat
 }
 
+# pg_leave_out REASON PATTERN... - before the first result: what this kernel cannot do at all is not
+# in its plan. PIN_GUARD_LIST, which knows no kernel, has it.
+pg_leave_out()
+{
+	local reason=$1 pattern name
+
+	shift
+	for pattern; do
+		for name in "${!PG_WANTED[@]}"; do
+			# shellcheck disable=SC2053 # a pattern
+			[[ $name == $pattern && -n ${PG_WANTED[$name]} ]] || continue
+			ktap_print_msg "not in this kernel's plan: $name: $reason"
+			PG_WANTED[$name]=
+			PG_PLAN=$((PG_PLAN - 1))
+		done
+	done
+	! pg_enough || pg_skip_all "$reason"
+}
+
 # pg_plan - printed with the first result: until then all may be skipped, which is a plan, too
 pg_plan()
 {

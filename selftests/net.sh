@@ -95,6 +95,17 @@ net_links()
 	echo "$links"
 }
 
+# net_leave_out - after pg_start: the tests of links for which the kernel has no driver
+net_leave_out()
+{
+	local driver
+
+	for driver in "${NET_DRIVERS[@]}"; do
+		modinfo "$driver" >/dev/null 2>&1 || [ -d "/sys/bus/pci/drivers/$driver" ] ||
+			pg_leave_out "no CONFIG_${driver^^}" "$driver *"
+	done
+}
+
 # net_up LINK - or says why not; not for a subshell
 net_up()
 {

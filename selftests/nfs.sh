@@ -46,6 +46,7 @@ for link in "${LINKS[@]}"; do
 	list
 done
 pg_start "${ALL[@]}"
+net_leave_out
 pg_unload_all
 pg_memory 24
 health_begin

@@ -32,6 +32,7 @@ for link in "${LINKS[@]}"; do
 	NAMES+=("${TESTS[@]/#/$link }")
 done
 pg_start "${NAMES[@]}" "${ONCE[@]}"
+net_leave_out
 for m in pin_guard pin_guard_tx; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
 done
