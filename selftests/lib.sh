@@ -40,6 +40,26 @@ pg_cleanup()
 	done
 }
 
+# pg_end STATUS - whatever ends the script. A module that stays would be in the way of those who
+# come next: it is unloaded, or the log says that it cannot be.
+pg_end()
+{
+	pg_cleanup
+	# What is left of us inside pg_isolate may be in flight still: its outer shell does this
+	# when that has ended.
+	[ "${PG_ISOLATED:-}" = pids ] || pg_modules_go "$1"
+}
+
+# pg_modules_go STATUS - of the script
+pg_modules_go()
+{
+	local said
+
+	case $1 in "$KSFT_PASS" | "$KSFT_SKIP") return ;; esac
+	said=$(pg_wait 10 pg_unload "${PG_MODULES[@]}" 2>&1) ||
+		ktap_print_msg "pin_guard is still loaded: ${said##*$'\n'}"
+}
+
 # pg_skip_all REASON - before the first result
 pg_skip_all()
 {
@@ -138,7 +158,7 @@ pg_start()
 	ktap_print_header
 	[ $plan -gt 0 ] || pg_skip_all "none of its tests is wanted"
 	[ "$(id -u)" = 0 ] || pg_skip_all "must be root"
-	trap pg_cleanup EXIT
+	trap 'pg_end $?' EXIT
 	# kselftest's timeout signals more than once.
 	trap 'trap "" INT TERM; exit 1' INT TERM
 	mkdir -p "$PG_RUN"
@@ -215,7 +235,7 @@ pg_isolate()
 	# unshare ignores a signal, of kselftest's timeout say: it goes to all of the job, which
 	# then puts back what it has changed.
 	set -m
-	PG_ISOLATED=1 setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child \
+	PG_ISOLATED=pids setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child \
 		--mount-proc "$0" "$@" <&0 &
 	pid=$!
 	set +m
@@ -226,7 +246,8 @@ pg_isolate()
 		wait "$pid"
 		status=$?
 	done
-	exit $status
+	pg_modules_go "$status"
+	exit "$status"
 }
 
 # pg_run NAME COMMAND... - a test that is a program: its exit status is the result. Without the
@@ -328,6 +349,8 @@ exec {PG_NOTHING}<> <(:)
 # Modules
 #
 
+PG_MODULES=(pin_guard_dma pin_guard_tx pin_guard)	# those behind come to use by those before
+
 # pg_module NAME - the file of a module, or nothing where modprobe knows it
 pg_module_file()
 {
@@ -377,7 +400,7 @@ pg_unload()
 # pg_unload_all - what a test that was ended has left, or somebody has loaded; or no test can run
 pg_unload_all()
 {
-	pg_unload pin_guard_dma pin_guard_tx pin_guard || pg_skip_all "pin_guard is loaded and busy"
+	pg_unload "${PG_MODULES[@]}" || pg_skip_all "pin_guard is loaded and busy"
 }
 
 # pg_counter NAME - from debugfs
