@@ -73,7 +73,7 @@ static void dma_thread(struct stress *s)
 int main(int argc, char **argv)
 {
 	struct stress s = {
-		.workers = 8, .files = 4, .seconds = 5, .align = 512, .piece = 4096,
+		.workers = 8, .files = 4, .seconds = 5, .align = 512, .piece = PAGE,
 		.file_bytes = 1 << 20, .memory = "anon",
 	};
 

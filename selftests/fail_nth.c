@@ -187,10 +187,10 @@ static void area_map(bool vectored)
 	size_t i;
 
 	memory_map(&area, memory_kind(), vectored);
-	expected = malloc(area.kind->size);
+	expected = malloc(area.size);
 	if (!expected)
 		wrong("no memory");
-	for (i = 0; i < area.kind->size; i++)
+	for (i = 0; i < area.size; i++)
 		expected[i] = byte_before(i);
 }
 
@@ -199,7 +199,7 @@ static void area_check(void)
 	size_t i, first = 0, bad = 0;
 	bool before = true;
 
-	for (i = 0; i < area.kind->size; i++) {
+	for (i = 0; i < area.size; i++) {
 		if ((unsigned char)area.base[i] == expected[i])
 			continue;
 		if (!bad++)
@@ -274,7 +274,7 @@ static int window_expect(struct window *w, bool may_be_short)
 /* Small ones at different places of their pages, all over the area. */
 static unsigned int windows_place(const struct io_kind *kind)
 {
-	size_t pages = area.kind->size / PAGE, n = pages / (kind->vectored ? 2 : 1), i, j;
+	size_t pages = area.size / PAGE, n = pages / (kind->vectored ? 2 : 1), i, j;
 
 	n = n < MAX_WINDOWS ? n : MAX_WINDOWS;
 	for (i = 0; i < n; i++) {
@@ -314,7 +314,7 @@ static void run_fork(void)
 	disarm();
 
 	/* This is what moves the parent to a copy of the page. */
-	for (at = 0; at < area.kind->size; at += PAGE)
+	for (at = 0; at < area.size; at += PAGE)
 		area.base[at] = expected[at] = 'w';
 	for (i = 0; i < n; i++)
 		late += windows[i].io.kind->done(&windows[i].io);

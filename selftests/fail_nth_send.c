@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "fail_nth.h"
+#include "page.h"
 #include "sender.h"
 
-#define PAGE		4096UL
 #define MODE_REGISTERED	3	/* guard, of a registered buffer */
 #define SMALL		100
 #define SMALL_SENDS	300	/* a chain takes 256 */

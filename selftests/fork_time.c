@@ -31,13 +31,13 @@
 #include "kselftest_harness.h"
 #include "counters.h"
 #include "hold.h"
+#include "page.h"
 #include "request.h"
 
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT	21
 #endif
 
-#define PAGE		4096UL
 #define ROUNDS		3
 #define STRANGER	"--stranger"	/* what this program is called as */
 

@@ -20,13 +20,12 @@
 #include <sys/uio.h>
 
 #include "kselftest.h"	/* also for __noreturn and __printf() */
+#include "page.h"
 
 #define ARRAY_LEN(a)	(sizeof(a) / sizeof((a)[0]))
-#define PAGE		4096UL
 #define MAX_SEGS	4
-#define HUGE_SIZE	(2UL << 20)
 #define FILE_BYTES	(1UL << 20)	/* no case reads more */
-#define SHORT_BYTES	5000UL		/* most cases read more */
+#define SHORT_BYTES	(PAGE + 904)	/* most cases read more */
 
 /* What a case process says. */
 enum outcome {
@@ -58,10 +57,8 @@ struct memory;
 
 struct memory_kind {
 	const char *name;
-	const char *what;		/* for the reader of a report */
-	size_t size;			/* of the area */
-	size_t stride;			/* from one segment of a vectored read to the next */
-	size_t flat;			/* the unvectored read covers so much, less its margins */
+	unsigned int pages;		/* of the area; 0: a huge page */
+	unsigned int read_pages;	/* of a huge page the unvectored read covers; 0: FILE_BYTES */
 	bool shared;
 	void (*map)(struct memory *m);
 };
@@ -72,6 +69,8 @@ extern const struct memory_kind mem_file, mem_shm, mem_small;
 
 struct memory {
 	const struct memory_kind *kind;
+	size_t size;			/* of the area */
+	size_t flat;			/* the unvectored read covers so much, less its margins */
 	char *base;
 	struct iovec seg[MAX_SEGS];	/* the read goes here */
 	unsigned int segs;

@@ -164,9 +164,9 @@ static void map_read(struct run *r)
 
 	if (r->data)
 		return;
-	r->data = malloc(m->kind->size);
-	r->extent = calloc(m->kind->size / PAGE, 1);
-	memset(r->data, NOT_READ, m->kind->size);
+	r->data = malloc(m->size);
+	r->extent = calloc(m->size / PAGE, 1);
+	memset(r->data, NOT_READ, m->size);
 	for (seg = 0; seg < m->segs; seg++) {
 		unsigned char *to = r->data + ((char *)m->seg[seg].iov_base - m->base);
 
@@ -174,7 +174,7 @@ static void map_read(struct run *r)
 			to[i] = target_offset < r->io.target->size ?
 				byte_of_target(r->io.target, target_offset) : PAST_EOF;
 	}
-	for (i = 0; i < m->kind->size; i += PAGE) {
+	for (i = 0; i < m->size; i += PAGE) {
 		void *some = memchr(r->data + i, NOT_READ, PAGE);
 
 		if (!some)
@@ -204,7 +204,7 @@ static void touch(struct run *r, unsigned char mark, int mem_fd)
 	/* Or the compiler sees that the store changes nothing. */
 	__asm__ volatile("" : "+r" (zero));
 
-	for (page = 0; page < m->kind->size; page += PAGE) {
+	for (page = 0; page < m->size; page += PAGE) {
 		if (in_hole(m, page) || r->extent[page / PAGE] == READ_NOWHERE)
 			continue;
 		if (r->extent[page / PAGE] == READ_WHOLLY) {
@@ -238,7 +238,7 @@ static void look(const struct run *r, bool read_seen, struct sight *read, struct
 
 	memset(read, 0, sizeof(*read));
 	memset(rest, 0, sizeof(*rest));
-	for (i = 0; i < r->mem.kind->size; i++) {
+	for (i = 0; i < r->mem.size; i++) {
 		unsigned char expected, came;
 		struct sight *s;
 
@@ -295,7 +295,7 @@ static void mremap_back(struct run *r)
 	if (!r->apart)
 		return;
 	move_pages(r->apart, PAGE, r->mem.base, PAGE);
-	munmap(r->apart + PAGE, r->mem.kind->size - PAGE);
+	munmap(r->apart + PAGE, r->mem.size - PAGE);
 	r->apart = NULL;
 }
 
@@ -317,7 +317,7 @@ static void __noreturn child_main(struct run *r, int sock)
 		case 'L':
 			mremap_back(r);
 			/* PROTECT_NONE is inherited. */
-			mprotect(r->mem.base, r->mem.kind->size, PROT_READ | PROT_WRITE);
+			mprotect(r->mem.base, r->mem.size, PROT_READ | PROT_WRITE);
 			look(r, r->c->mem->shared, &read, &rest);
 			if (r->c->mem->shared)
 				rest.wrong = 0;
@@ -411,7 +411,7 @@ static void step_pageout(struct run *r)
 {
 	if (!have_swap())
 		skip("no swap to page out to");
-	if (madvise(r->mem.base, r->mem.kind->size, MADV_PAGEOUT))
+	if (madvise(r->mem.base, r->mem.size, MADV_PAGEOUT))
 		skip("MADV_PAGEOUT: %s", strerror(errno));
 	if (!r->in_flight && !memory_is_swapped(&r->mem))
 		skip("MADV_PAGEOUT did not page out");
@@ -422,7 +422,7 @@ static void step_pageout(struct run *r)
 static void step_ksm(struct run *r)
 {
 	static const struct timespec nap = { .tv_nsec = 20000000 };
-	size_t size = r->mem.kind->size;
+	size_t size = r->mem.size;
 	long run = read_number(KSM "run"), naps, merged = 0;
 	long sleep = read_number(KSM "sleep_millisecs");
 	char *twin, old[24];
@@ -453,7 +453,7 @@ static void step_ksm(struct run *r)
 static void step_uffd_wp(struct run *r, bool protect)
 {
 	char *start = r->mem.base;
-	size_t len = r->mem.kind->size;
+	size_t len = r->mem.size;
 
 	if (protect) {
 		r->uffd = uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
@@ -468,7 +468,7 @@ static void step_uffd_wp(struct run *r, bool protect)
 static void step_uffd_rwp(struct run *r, bool protect)
 {
 	char *start = r->mem.base;
-	size_t len = r->mem.kind->size;
+	size_t len = r->mem.size;
 
 	if (protect) {
 		r->uffd = uffd_open(UFFD_FEATURE_RWP);
@@ -485,7 +485,7 @@ static void step_uffd_rwp(struct run *r, bool protect)
 static void step_uffd_move(struct run *r)
 {
 	struct memory *m = &r->mem;
-	size_t size = m->kind->size, room = size + HUGE_SIZE, moved;
+	size_t size = m->size, room = size + HUGE_SIZE, moved;
 	char *map = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *to = (char *)(((unsigned long)map + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
 
@@ -511,7 +511,7 @@ static void step_uffd_move(struct run *r)
 static void step_protect(struct run *r, int prot)
 {
 	r->protected = true;
-	if (mprotect(r->mem.base, r->mem.kind->size, prot))
+	if (mprotect(r->mem.base, r->mem.size, prot))
 		bad("mprotect: %s", strerror(errno));
 }
 
@@ -521,7 +521,7 @@ static void step_pkey(struct run *r)
 		r->pkey = pkey_alloc(0, 0);
 	if (r->pkey < 0)
 		skip("no protection keys here: pkey_alloc: %s", strerror(errno));
-	if (pkey_mprotect(r->mem.base, r->mem.kind->size, PROT_READ | PROT_WRITE, r->pkey))
+	if (pkey_mprotect(r->mem.base, r->mem.size, PROT_READ | PROT_WRITE, r->pkey))
 		bad("pkey_mprotect: %s", strerror(errno));
 }
 
@@ -533,7 +533,7 @@ static void step_pkey_set(struct run *r, unsigned int rights)
 
 static void step_mremap(struct run *r)
 {
-	size_t size = r->mem.kind->size;
+	size_t size = r->mem.size;
 	char *to = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (to == MAP_FAILED ||
@@ -547,7 +547,7 @@ static void step_mremap(struct run *r)
 /* The first page leaves the others, grows on the way, and moves on. */
 static void step_mremap_apart(struct run *r)
 {
-	size_t size = r->mem.kind->size;
+	size_t size = r->mem.size;
 	char *home = r->mem.base, *rest = reserve(NULL, size), *first = reserve(NULL, size);
 
 	move_pages(home, size, rest, size);
@@ -571,8 +571,8 @@ static void step_unmap_hole(struct run *r)
 
 static void step_pvm_read(struct run *r)
 {
-	char *copy = malloc(r->mem.kind->size);
-	struct iovec local = { .iov_base = copy, .iov_len = r->mem.kind->size };
+	char *copy = malloc(r->mem.size);
+	struct iovec local = { .iov_base = copy, .iov_len = r->mem.size };
 
 	if (process_vm_readv(getpid(), &local, 1, r->mem.seg, r->mem.segs, 0) < 0)
 		skip("process_vm_readv: %s", strerror(errno));
@@ -593,7 +593,7 @@ static void step_load(struct run *r)
 {
 	size_t i;
 
-	for (i = 0; i < r->mem.kind->size; i += PAGE)
+	for (i = 0; i < r->mem.size; i += PAGE)
 		(void)__atomic_load_n(&r->mem.base[i], __ATOMIC_RELAXED);
 }
 
@@ -713,7 +713,7 @@ static void step(struct run *r, enum step s)
 		step_pkey_set(r, 0);
 		break;
 	case DONTFORK:
-		if (madvise(r->mem.base, r->mem.kind->size, MADV_DONTFORK))
+		if (madvise(r->mem.base, r->mem.size, MADV_DONTFORK))
 			bad("MADV_DONTFORK: %s", strerror(errno));
 		r->inherited = false;
 		break;
@@ -734,7 +734,7 @@ static void step(struct run *r, enum step s)
 		break;
 	case COLLAPSE:
 		/* -EAGAIN: a page has a reference more than it should. */
-		if (!madvise(r->mem.base, r->mem.kind->size, MADV_COLLAPSE))
+		if (!madvise(r->mem.base, r->mem.size, MADV_COLLAPSE))
 			break;
 		if (errno != EAGAIN)
 			skip("MADV_COLLAPSE: %s", strerror(errno));
@@ -751,7 +751,7 @@ static bool fork_was_late(struct run *r)
 	size_t i;
 
 	/* To look at small pages could swap them in. */
-	if (r->mem.kind->flat < 64 << 10 || r->unreadable)
+	if (r->mem.flat < 64 << 10 || r->unreadable)
 		return now_ms() - r->submitted_ms > r->io.target->latency_ms;
 	for (i = 0; i < r->mem.segs; i++) {
 		char *start = r->mem.seg[i].iov_base;

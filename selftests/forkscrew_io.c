@@ -244,7 +244,7 @@ static void uring_submit(struct io *io)
 	struct io_uring_sqe *sqe = u->sqe;
 
 	if (io->kind->flavour == URING_FIXED) {
-		struct iovec area = { .iov_base = m->base, .iov_len = m->kind->size };
+		struct iovec area = { .iov_base = m->base, .iov_len = m->size };
 
 		if (syscall(SYS_io_uring_register, u->fd, IORING_REGISTER_BUFFERS, &area, 1))
 			skip("IORING_REGISTER_BUFFERS: %s", strerror(errno));

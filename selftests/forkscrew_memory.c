@@ -22,7 +22,7 @@ unsigned char byte_before(size_t offset)
 
 static void map_mmap(struct memory *m, int flags, int fd)
 {
-	m->mapping_size = m->kind->size;
+	m->mapping_size = m->size;
 	m->mapping = mmap(NULL, m->mapping_size, PROT_READ | PROT_WRITE, flags, fd, 0);
 	m->base = m->mapping;
 }
@@ -42,9 +42,9 @@ static void map_shm(struct memory *m)
 
 static void map_hugetlb(struct memory *m)
 {
-	map_mmap(m, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), -1);
+	map_mmap(m, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGE, -1);
 	if (m->mapping == MAP_FAILED)
-		skip("no free 2 MiB page: see /proc/sys/vm/nr_hugepages");
+		skip("no free huge page: see /proc/sys/vm/nr_hugepages");
 }
 
 static void map_file(struct memory *m)
@@ -55,7 +55,7 @@ static void map_file(struct memory *m)
 
 	for (i = 0; i < sizeof(content); i++)
 		content[i] = byte_before(i);
-	if (fd < 0 || write(fd, content, m->kind->size) != (ssize_t)m->kind->size)
+	if (fd < 0 || write(fd, content, m->size) != (ssize_t)m->size)
 		skip("memfd: %s", strerror(errno));
 	map_mmap(m, MAP_PRIVATE, fd);
 	close(fd);
@@ -105,7 +105,7 @@ static void map_thp(struct memory *m)
 		skip("no transparent huge page to be had");
 }
 
-/* 512 small pages that could be a huge one. */
+/* As many small pages as could be a huge one. */
 static void map_small(struct memory *m)
 {
 	map_huge_aligned(m, MADV_NOHUGEPAGE);
@@ -113,27 +113,18 @@ static void map_small(struct memory *m)
 		madvise(m->base, HUGE_SIZE, MADV_HUGEPAGE);
 }
 
-#define SMALL(_name, _what, _pages, _map)					\
-	.name = _name, .what = _what, .size = (_pages) * PAGE,		\
-	.stride = PAGE, .flat = (_pages) * PAGE, .map = _map
+#define SMALL(_name, _pages, _map)	.name = _name, .pages = _pages, .map = _map
+#define HUGE(_name, _read_pages, _map)	.name = _name, .read_pages = _read_pages, .map = _map
 
-#define HUGE(_name, _what, _flat, _map)					\
-	.name = _name, .what = _what, .size = HUGE_SIZE,		\
-	.stride = 256 << 10, .flat = _flat, .map = _map
-
-const struct memory_kind mem_anon = { SMALL("anon", "4 KiB anon", 2, map_anon) };
-const struct memory_kind mem_anon4 = { SMALL("anon4", "4 KiB anon", 4, map_anon) };
-const struct memory_kind mem_file = { SMALL("file", "private file page", 2, map_file) };
-const struct memory_kind mem_shm = { SMALL("shm", "shared anon", 2, map_shm), .shared = true };
-const struct memory_kind mem_thp = { HUGE("thp", "THP", 1 << 20, map_thp) };
-const struct memory_kind mem_thp_small = { HUGE("thp_small", "THP", PAGE, map_thp) };
-const struct memory_kind mem_small = { HUGE("small", "4 KiB anon", 2 * PAGE, map_small) };
-const struct memory_kind mem_hugetlb = {
-	HUGE("hugetlb", "hugetlb", 1 << 20, map_hugetlb)
-};
-const struct memory_kind mem_hugetlb_small = {
-	HUGE("hugetlb_small", "hugetlb", PAGE, map_hugetlb)
-};
+const struct memory_kind mem_anon = { SMALL("anon", 2, map_anon) };
+const struct memory_kind mem_anon4 = { SMALL("anon4", 4, map_anon) };
+const struct memory_kind mem_file = { SMALL("file", 2, map_file) };
+const struct memory_kind mem_shm = { SMALL("shm", 2, map_shm), .shared = true };
+const struct memory_kind mem_thp = { HUGE("thp", 0, map_thp) };
+const struct memory_kind mem_thp_small = { HUGE("thp_small", 1, map_thp) };
+const struct memory_kind mem_small = { HUGE("small", 2, map_small) };
+const struct memory_kind mem_hugetlb = { HUGE("hugetlb", 0, map_hugetlb) };
+const struct memory_kind mem_hugetlb_small = { HUGE("hugetlb_small", 1, map_hugetlb) };
 
 const unsigned char *content_before(void)
 {
@@ -150,26 +141,28 @@ const unsigned char *content_before(void)
 
 void memory_map(struct memory *m, const struct memory_kind *kind, bool vectored)
 {
-	size_t i;
+	size_t i, stride = kind->pages ? PAGE : FILE_BYTES / MAX_SEGS;
 
 	memset(m, 0, sizeof(*m));
 	m->kind = kind;
+	m->size = kind->pages ? kind->pages * PAGE : HUGE_SIZE;
+	m->flat = kind->pages ? m->size : kind->read_pages ? kind->read_pages * PAGE : FILE_BYTES;
 	kind->map(m);
 	if (m->mapping == MAP_FAILED)
-		bad("mmap of %zu bytes %s: %s", kind->size, kind->name, strerror(errno));
+		bad("mmap of %zu bytes %s: %s", m->size, kind->name, strerror(errno));
 	/* A page of a file has it already, and is left where it is. */
-	if (kind->size <= HUGE_SIZE && memcmp(m->base, content_before(), kind->size))
-		memcpy(m->base, content_before(), kind->size);
-	else if (kind->size > HUGE_SIZE)
-		for (i = 0; i < kind->size; i++)
+	if (m->size <= HUGE_SIZE && memcmp(m->base, content_before(), m->size))
+		memcpy(m->base, content_before(), m->size);
+	else if (m->size > HUGE_SIZE)
+		for (i = 0; i < m->size; i++)
 			m->base[i] = byte_before(i);
 
 	m->segs = vectored ? MAX_SEGS : 1;
-	if (vectored && kind->stride * MAX_SEGS > kind->size)
-		m->segs = kind->size / kind->stride;
+	if (vectored && stride * MAX_SEGS > m->size)
+		m->segs = m->size / stride;
 	for (i = 0; i < m->segs; i++) {
-		m->seg[i].iov_base = m->base + i * kind->stride + MARGIN;
-		m->seg[i].iov_len = (vectored ? kind->stride : kind->flat) - 2 * MARGIN;
+		m->seg[i].iov_base = m->base + i * stride + MARGIN;
+		m->seg[i].iov_len = (vectored ? stride : m->flat) - 2 * MARGIN;
 	}
 }
 
@@ -187,7 +180,7 @@ void memory_move(struct memory *m, char *to)
 		m->seg[i].iov_base = to + ((char *)m->seg[i].iov_base - m->base);
 	m->base = to;
 	m->mapping = to;
-	m->mapping_size = m->kind->size;
+	m->mapping_size = m->size;
 }
 
 bool memory_is_swapped(const struct memory *m)

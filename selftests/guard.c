@@ -18,10 +18,9 @@
 
 #include "kselftest_harness.h"
 #include "counters.h"
+#include "page.h"
 #include "request.h"
 
-#define PAGE		4096UL
-#define HUGE_SIZE	(2UL << 20)
 #define UNTOUCHED	0xee
 #define SLOW_MS		300	/* long enough to act while the request is in flight */
 #define NOBODY		65534
@@ -184,11 +183,11 @@ TEST_F(device, read_only_memory_is_a_source_only)
 
 TEST_F_TIMEOUT(guard, every_size_at_odd_offsets, 120)
 {
-	static const size_t sizes[] = {
-		1, 2, 7, 511, 4095, 4096, 4097, 8192, 65537, (1 << 20) + 3, HUGE_SIZE,
+	const size_t sizes[] = {
+		1, 2, 7, 511, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 65537, (1 << 20) + 3, HUGE_SIZE,
 		(16 << 20) - 1, PIN_GUARD_DMA_MAX_LEN,
 	};
-	static const size_t offsets[] = { 0, 1, 511, 4095 };
+	const size_t offsets[] = { 0, 1, 511, PAGE - 1 };
 	struct pin_guard_dma_wait w;
 	size_t i, j;
 
@@ -200,7 +199,7 @@ TEST_F_TIMEOUT(guard, every_size_at_odd_offsets, 120)
 			char *p;
 
 			/* The large ones once. */
-			if (len > HUGE_SIZE && j != 1)
+			if (len > 2 << 20 && j != 1)
 				continue;
 			p = map_pages(size, 0);
 			ASSERT_NE(NULL, p);
@@ -224,7 +223,7 @@ TEST_F_TIMEOUT(guard, every_size_at_odd_offsets, 120)
 
 TEST_F(guard, sum_is_of_the_bytes_asked_for)
 {
-	static const size_t sizes[] = { 1, 4095, 4097, 65537, HUGE_SIZE };
+	const size_t sizes[] = { 1, PAGE - 1, PAGE + 1, 65537, HUGE_SIZE };
 	struct pin_guard_dma_wait w;
 	char *p = map_pages(2 * HUGE_SIZE, 0);
 	size_t i, j;
@@ -290,7 +289,7 @@ TEST_F(guard, a_huge_page_is_one_run)
 	if (number_in(SMAPS, "AnonHugePages") < before_kb + (long)(HUGE_SIZE >> 10))
 		SKIP(return, "no transparent huge page to be had");
 	ASSERT_EQ(0, transfer(self->fd, huge, HUGE_SIZE, variant->mode, PIN_GUARD_DMA_FILL, &w));
-	EXPECT_EQ(512, w.pages);
+	EXPECT_EQ(HUGE_SIZE / PAGE, w.pages);
 	EXPECT_EQ(1, w.runs);
 	EXPECT_EQ(-1, first_wrong(huge, HUGE_SIZE, 0, HUGE_SIZE));
 	ASSERT_EQ(0, transfer(self->fd, huge + 100, HUGE_SIZE - 200, variant->mode,
@@ -301,14 +300,14 @@ TEST_F(guard, a_huge_page_is_one_run)
 TEST_F(guard, a_hugetlb_page_is_one_run)
 {
 	struct pin_guard_dma_wait w;
-	char *p = map_pages(HUGE_SIZE, MAP_HUGETLB | 21 << MAP_HUGE_SHIFT);
+	char *p = map_pages(HUGE_SIZE, MAP_HUGE);
 
 	if (!p)
-		SKIP(return, "no free 2 MiB page: see /proc/sys/vm/nr_hugepages");
+		SKIP(return, "no free huge page: see /proc/sys/vm/nr_hugepages");
 	memset(p, UNTOUCHED, HUGE_SIZE);
 	ASSERT_EQ(0, transfer(self->fd, p + 1, HUGE_SIZE - 2, variant->mode, PIN_GUARD_DMA_FILL,
 			      &w));
-	EXPECT_EQ(512, w.pages);
+	EXPECT_EQ(HUGE_SIZE / PAGE, w.pages);
 	EXPECT_EQ(1, w.runs);
 	EXPECT_EQ(-1, first_wrong(p, HUGE_SIZE, 1, HUGE_SIZE - 2));
 }
@@ -492,11 +491,11 @@ TEST_F(device, longterm_pins_are_charged)
 		if (submit(fd, p, 65 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
 			   &id) != ENOMEM)
 			_exit(3);
-		/* 64 KiB that begin inside a page are 17 pages. */
+		/* 64 KiB that begin inside a page are a page more. */
 		if (submit(fd, p + 1, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, 0,
 			   &id) != ENOMEM)
 			_exit(4);
-		/* 16 pages are just the limit, and leave no room for another byte. */
+		/* From a page's start they are just the limit, and leave no room for another byte. */
 		if (submit(fd, p, 64 << 10, PIN_GUARD_DMA_PIN_LONGTERM, PIN_GUARD_DMA_FILL, SLOW_MS,
 			   &id))
 			_exit(5);
@@ -547,7 +546,7 @@ TEST_F(device, fork_with_the_hugetlb_pool_empty)
 	if (total < 0 || set_huge_pages(used + 1) || huge_pages("HugePages_Total") != used + 1)
 		SKIP(return, "cannot set the hugetlb pool to one free page");
 	for (i = 0; i < ARRAY_SIZE(modes); i++) {
-		char *p = map_pages(HUGE_SIZE, MAP_HUGETLB | 21 << MAP_HUGE_SHIFT);
+		char *p = map_pages(HUGE_SIZE, MAP_HUGE);
 		struct pin_guard_dma_wait w;
 		int fork_errno = 0;
 		uint64_t id;
@@ -581,7 +580,7 @@ TEST_F(device, fork_with_the_hugetlb_pool_empty)
 TEST_F(device, destination_is_dirtied)
 {
 	const char *dir = getenv("PIN_GUARD_DIR") ?: "/var/tmp";
-	char name[PATH_MAX], block[PAGE] = { 0 };
+	char name[PATH_MAX], *block = calloc(1, PAGE);
 	struct pin_guard_dma_wait w;
 	uint64_t id;
 	int fd;
@@ -616,7 +615,7 @@ static size_t segments(char *small, char *huge, struct iovec *iov)
 	iov[0] = (struct iovec){ small + 100, 200 };
 	iov[1] = (struct iovec){ small + 300, PAGE };
 	iov[2] = (struct iovec){ small, 0 };
-	iov[3] = (struct iovec){ small + 3 * PAGE + 4095, PAGE + 2 };
+	iov[3] = (struct iovec){ small + 4 * PAGE - 1, PAGE + 2 };
 	iov[4] = (struct iovec){ huge, HUGE_SIZE };
 	return 200 + PAGE + PAGE + 2 + HUGE_SIZE;
 }

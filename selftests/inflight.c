@@ -134,7 +134,7 @@ static void touch(const struct memory *m)
 
 	/* Or the compiler sees that the store changes nothing. */
 	__asm__ volatile("" : "+r" (zero));
-	for (page = 0; page < m->kind->flat; page += PAGE)
+	for (page = 0; page < m->flat; page += PAGE)
 		__atomic_fetch_add(&m->base[page], zero, __ATOMIC_RELAXED);
 }
 

@@ -26,6 +26,7 @@
 #include "pin_guard_dma.h"
 
 #define SECTOR		512UL
+#define BLOCK		4096UL			/* of a file system */
 #define EXTENT		(256UL << 10)
 #define BAD_START	(576UL << 10)		/* in the middle of an extent */
 #define BAD_END		(BAD_START + (64 << 10))
@@ -53,12 +54,12 @@ static struct {
 static const struct {
 	size_t start, end;
 } ranges[] = {
-	{ PAGE, FILE_BYTES - PAGE },
-	{ BAD_START - (32 << 10) - SECTOR, BAD_START - PAGE },
-	{ BAD_START - PAGE, BAD_START - SECTOR },
+	{ BLOCK, FILE_BYTES - BLOCK },
+	{ BAD_START - (32 << 10) - SECTOR, BAD_START - BLOCK },
+	{ BAD_START - BLOCK, BAD_START - SECTOR },
 	{ BAD_START - SECTOR, BAD_START + SECTOR },
-	{ BAD_START + SECTOR, BAD_START + PAGE },
-	{ BAD_START + PAGE, BAD_END - SECTOR },
+	{ BAD_START + SECTOR, BAD_START + BLOCK },
+	{ BAD_START + BLOCK, BAD_END - SECTOR },
 	{ BAD_END - SECTOR, BAD_END },
 	{ BAD_END, BAD_END + SECTOR },
 	{ BAD_END + SECTOR, BAD_END + (64 << 10) },
@@ -87,7 +88,7 @@ static const struct memory_kind * const memory_kinds[] = { &mem_small, &mem_thp,
 static struct buffer *buffers;
 static unsigned int nr_buffers;
 static struct target file, device = { .dma = true, .mode = PIN_GUARD_DMA_PIN };
-static unsigned char content[FILE_BYTES], image[HUGE_SIZE];
+static unsigned char content[FILE_BYTES], *image;	/* of a huge page */
 static unsigned int runs, errors, short_reads;
 
 static jmp_buf setup_ended;
@@ -309,6 +310,7 @@ static void buffers_setup(void)
 	unsigned int m, k;
 	struct buffer *b;
 
+	image = malloc(HUGE_SIZE);
 	buffers = calloc(ARRAY_LEN(memory_kinds) * nr_io_kinds, sizeof(*buffers));
 	for (m = 0; m < ARRAY_LEN(memory_kinds); m++) {
 		for (k = 0; k < nr_io_kinds; k++) {

@@ -41,13 +41,12 @@ static const struct io_kind *io_kind_of(unsigned int kind)
 			       "io_uring_async" : "dma");
 }
 
-static void prepare_bytes(size_t bytes)
+static void prepare_pages(unsigned int pages)
 {
 	static struct memory_kind kind;
 
 	kind = mem_anon;
-	kind.size = bytes;
-	kind.flat = bytes;
+	kind.pages = pages;
 	if (with & DMA_GET)
 		target.mode = PIN_GUARD_DMA_GET;
 	else if (with & DMA_WINDOW)
@@ -65,7 +64,7 @@ static void prepare_bytes(size_t bytes)
 
 static void prepare(void)
 {
-	prepare_bytes(2 * PAGE);
+	prepare_pages(2);
 }
 
 static void submit(void)
@@ -79,7 +78,7 @@ static void touch(void)
 {
 	size_t i;
 
-	for (i = 0; i < mem.kind->size; i += PAGE) {
+	for (i = 0; i < mem.size; i += PAGE) {
 		unsigned char zero = 0;
 
 		__asm__ volatile("" : "+r" (zero));
@@ -125,7 +124,7 @@ static size_t bytes_lost(char *where, size_t size)
 {
 	size_t i, start = (char *)mem.seg[0].iov_base - mem.base, lost = 0;
 
-	for (i = 0; i < mem.kind->size; i++) {
+	for (i = 0; i < mem.size; i++) {
 		bool inside = i >= start && i < start + mem.seg[0].iov_len;
 		unsigned char came = mem.base[i];
 		unsigned char expected = inside ? byte_of_target(&target, i - start) :
@@ -324,7 +323,7 @@ static int submit_and_idle(void *arg)
 	io.kind->submit(&io);
 	atomic_store((atomic_bool *)arg, true);
 	for (;;)
-		syscall(SYS_pause);
+		pause();
 	return 0;
 }
 
@@ -543,7 +542,7 @@ static void fork_at_the_limit(void)
 	group_join();
 	/* There is nobody to be killed. */
 	oom_score(-1000);
-	prepare_bytes(TARGET_BYTES);
+	prepare_pages(TARGET_BYTES / PAGE);
 	submit();
 	must_be_held();
 	group_write("memory.max", group_read("memory.current", "") + HEADROOM);
@@ -569,7 +568,7 @@ static void fork_beyond_the_limit(void)
 	int err;
 
 	group_join();
-	prepare_bytes(TARGET_BYTES);
+	prepare_pages(TARGET_BYTES / PAGE);
 	submit();
 	must_be_held();
 	victim_ready();
@@ -621,7 +620,7 @@ static void segments_are_charged(void)
 	unsigned int i;
 
 	group_join();
-	prepare_bytes(4 * PAGE);
+	prepare_pages(4);
 	for (i = 0; i < SEGMENTS; i++)
 		segments[i] = (struct iovec){ mem.base + i * 16, 4 };
 	if (syscall(SYS_io_setup, VECTORS, &ctx))
@@ -830,7 +829,7 @@ static void over_memlock(void)
 	struct pin_guard_dma_submit more;
 	char *p;
 
-	prepare_bytes(17 * PAGE);
+	prepare_pages(17);
 	p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	become_limited(17 * PAGE);
 	submit();

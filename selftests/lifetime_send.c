@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "lifetime.h"
+#include "page.h"
 #include "sender.h"
 
-#define PAGE		4096UL
 #define LEN		(1UL << 20)	/* more than the peer's window */
 #define ROOM		(8 << 20)	/* in the send queue: nothing blocks */
 #define NO_ROOM		(64 << 10)

@@ -358,7 +358,7 @@ pg_undo pg_wait 30 klp_gone
 pg_undo pg_unload test_direct
 NOT_PROTECTED="nfs_file_read: not protected: ."
 if ! pg_have test_klp_nfs; then
-	skip "no test_klp_nfs.ko: build test_modules with KDIR" "${LIVEPATCH[@]}"
+	skip "no test_klp_nfs.ko: build test_modules with KDIR, of a kernel with CONFIG_LIVEPATCH" "${LIVEPATCH[@]}"
 elif [ -n "$NFS_IN_USE" ]; then
 	# Who has mounted NFS could not read.
 	skip "$NFS_IN_USE" "${LIVEPATCH[@]}"

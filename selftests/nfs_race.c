@@ -23,8 +23,8 @@
 #include <unistd.h>
 
 #include "kselftest.h"
+#include "page.h"
 
-#define PAGE		4096UL
 #define CLIENTS		2
 #define FILES		3		/* of each client */
 #define FILE_WORDS	(32768 / 8)

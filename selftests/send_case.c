@@ -413,7 +413,7 @@ static void errors(const struct send_case *c)
 	b.len = PAGE;
 	must(!ioctl(dev, PIN_GUARD_TX_REGISTER, &b), "register: %s", strerror(errno));
 	for (i = 0; i < 3; i++) {
-		static const uint64_t at[] = { 1, PAGE, -1ULL };
+		const uint64_t at[] = { 1, PAGE, -1ULL };
 		struct pin_guard_tx_send r = request(c->mode, (void *)at[i], PAGE);
 
 		r.buffer = b.buffer;

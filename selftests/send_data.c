@@ -16,7 +16,6 @@
 
 #include "send_guard.h"
 
-#define HUGE_SIZE	(2UL << 20)
 
 static uint64_t tcp_info_of(size_t offset, size_t size)
 {
@@ -293,9 +292,9 @@ static unsigned char *memory_of(int kind, size_t len)
 		return p;
 	case HUGETLB:
 		p = mmap(NULL, HUGE_SIZE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT, -1, 0);
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGE, -1, 0);
 		if (p == MAP_FAILED)
-			finish(CASE_SKIPPED, "no free 2 MiB page: see /proc/sys/vm/nr_hugepages");
+			finish(CASE_SKIPPED, "no free huge page: see /proc/sys/vm/nr_hugepages");
 		return p;
 	case FILE_SHARED:
 		fd = mkstemp(name);

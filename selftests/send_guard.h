@@ -3,6 +3,7 @@
 #define SEND_GUARD_H
 
 #include "counters.h"
+#include "page.h"
 #include "sender.h"
 
 enum outcome {
@@ -51,7 +52,6 @@ void __noreturn __printf(2, 3) finish(enum outcome outcome, const char *fmt, ...
  * For the cases: each runs in a process of its own, with a session of its own (send_case.c).
  */
 
-#define PAGE		4096UL
 #define A_WHILE_MS	300
 
 extern int dev;			/* TX_DEVICE */

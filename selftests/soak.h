@@ -31,7 +31,7 @@
 #include "forkscrew.h"
 #include "uffd.h"
 
-#define AREA_SIZE	(4UL << 20)
+#define AREA_SIZE	(2 * HUGE_SIZE)
 #define MAX_SUBMITTERS	16
 #define FILE_SIZE	(8UL << 20)
 
@@ -72,7 +72,6 @@ static inline uint64_t stamp(enum stamp kind, unsigned long serial, unsigned lon
 
 struct area_kind {
 	const char *name;
-	size_t unit;			/* of mapping */
 	bool huge;			/* advised for THP */
 	bool hugetlb;
 	bool file;
@@ -88,6 +87,12 @@ struct area {
 	char *start, *end;		/* the span: whole pages */
 	unsigned int serial;		/* of the last fill */
 };
+
+/* The unit of mapping */
+static inline size_t area_unit(const struct area *a)
+{
+	return a->kind->hugetlb ? HUGE_SIZE : PAGE;
+}
 
 struct soak {
 	const char *path;

@@ -28,13 +28,15 @@
 
 void touch(char *start, char *end, uint64_t *rnd)
 {
-	char *at;
+	char *at, zero = 0;
 
+	/* What adds nothing must not become a mere load. */
+	__asm__ volatile("" : "+r" (zero));
 	for (at = start; at < end; at += PAGE) {
 		if (rnd && random_below(rnd, 3))
 			continue;
 		/* Atomic: the device may be writing to the same word. */
-		asm volatile("lock addb $0, %0" : "+m" (*at) : : "memory");
+		__atomic_fetch_add(at, zero, __ATOMIC_SEQ_CST);
 	}
 	event(TOUCHES);
 }
@@ -306,7 +308,7 @@ void *forker(void *number)
 /* Beside the span: nearby, so that a huge page that is part of it is split. */
 static bool beside(const struct area *a, size_t *offset, size_t *len, uint64_t *rnd)
 {
-	size_t unit = a->kind->unit, first, last, n;
+	size_t unit = area_unit(a), first, last, n;
 
 	if (random_below(rnd, 2)) {
 		last = (a->start - a->base) / unit;

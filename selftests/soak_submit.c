@@ -17,11 +17,11 @@
 #define WRITE_ROOM	(4UL << 20)	/* a piece's part of the file that is written */
 
 static const struct area_kind area_kinds[] = {
-	{ "anon", PAGE },
-	{ "thp", PAGE, .huge = true },
-	{ "hugetlb", HUGE_SIZE, .hugetlb = true },
-	{ "file", PAGE, .file = true },
-	{ "shm", PAGE, .file = true, .shared = true },
+	{ "anon" },
+	{ "thp", .huge = true },
+	{ "hugetlb", .hugetlb = true },
+	{ "file", .file = true },
+	{ "shm", .file = true, .shared = true },
 };
 
 struct piece {
@@ -64,7 +64,7 @@ bool area_map(struct area *a, size_t offset, size_t len)
 	if (!a->kind->file)
 		flags |= MAP_ANONYMOUS;
 	if (a->kind->hugetlb)
-		flags |= MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
+		flags |= MAP_HUGE;
 	if (mmap(at, len, PROT_READ | PROT_WRITE, flags, a->fd, a->kind->file ? offset : 0) != at)
 		return false;
 	if (!a->kind->hugetlb)
@@ -331,7 +331,7 @@ static void check(struct self *s, struct round *r)
 /* Some units of the span, or of what is inside [start, end). */
 static bool pick(struct self *s, const struct area *a, char **start, char **end)
 {
-	size_t unit = a->kind->unit, units;
+	size_t unit = area_unit(a), units;
 	unsigned long first, last;
 
 	/* The span may be less than a unit: then all of that. */
@@ -408,7 +408,7 @@ static void step_move(struct self *s, struct round *r)
 	touch(to, to + (end - start), NULL);
 	nap(random_below(&s->rnd, 5000));
 	touch(to, to + (end - start), NULL);
-	middle = start + random_below(&s->rnd, (end - start) / a->kind->unit) * a->kind->unit;
+	middle = start + random_below(&s->rnd, (end - start) / area_unit(a)) * area_unit(a);
 	if ((middle > start &&
 	     mremap(to, middle - start, middle - start, flags, start) != start) ||
 	    mremap(to + (middle - start), end - middle, end - middle, flags, middle) != middle)
@@ -457,7 +457,7 @@ static void step_drop(struct self *s, struct round *r)
 {
 	struct piece *p = &r->piece[random_below(&s->rnd, r->pieces)];
 	struct area *a = r->area;
-	size_t unit = a->kind->unit;
+	size_t unit = area_unit(a);
 	char *start, *end;
 
 	start = a->base + (p->start - a->base + unit - 1) / unit * unit;
@@ -521,7 +521,7 @@ static size_t aligned(size_t n)
 
 static size_t random_size(struct self *s)
 {
-	static const size_t most[] = { 4 * PAGE, 4 * PAGE, 4 * PAGE, 64 << 10, 64 << 10, LONGEST };
+	const size_t most[] = { 4 * PAGE, 4 * PAGE, 4 * PAGE, 64 << 10, 64 << 10, LONGEST };
 	size_t max = most[random_below(&s->rnd, ARRAY_LEN(most))];
 	size_t size = 512 + random_below(&s->rnd, max - 512 + 1);
 

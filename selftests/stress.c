@@ -16,7 +16,6 @@
 #include "kselftest.h"
 #include "stress.h"
 
-#define HUGE_SIZE	(2UL << 20)
 #define GRACE_S		60	/* past the time asked for: a read hangs */
 
 unsigned char stress_byte(unsigned int file, size_t offset)
@@ -102,10 +101,10 @@ static const char *map_buffer(struct stress *s)
 
 	size = (size + 2 * HUGE_SIZE - 1) & ~(HUGE_SIZE - 1);
 	p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | (hugetlb ? MAP_HUGETLB | 21 << MAP_HUGE_SHIFT : 0),
+		 MAP_PRIVATE | MAP_ANONYMOUS | (hugetlb ? MAP_HUGE : 0),
 		 -1, 0);
 	if (p == MAP_FAILED)
-		return hugetlb ? "no free 2 MiB page: see /proc/sys/vm/nr_hugepages" : "mmap failed";
+		return hugetlb ? "no free huge page: see /proc/sys/vm/nr_hugepages" : "mmap failed";
 	if (!hugetlb)
 		p = (unsigned char *)(((unsigned long)p + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
 	if (!strcmp(s->memory, "thp")) {

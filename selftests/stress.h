@@ -7,7 +7,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define PAGE		4096UL
+#include "page.h"
+
 #define MAX_WORKERS	64
 
 struct stress {

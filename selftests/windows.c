@@ -20,10 +20,10 @@
 #include "kselftest_harness.h"
 #include "counters.h"
 #include "hold.h"
+#include "page.h"
 #include "request.h"
 #include "uffd.h"
 
-#define PAGE		4096UL
 #define BEFORE		'.'
 #define LISTING		"/sys/kernel/debug/pin_guard/windows"
 

@@ -14,7 +14,6 @@
 #include <linux/module.h>
 #include <linux/notifier.h>
 #include <linux/string.h>
-#include <asm/ibt.h>
 
 static char *function;
 module_param(function, charp, 0400);
@@ -32,14 +31,24 @@ static atomic_t busy_left;
 
 asmlinkage void test_direct_trampoline(void);
 
-/* Goes on in the function. */
+/* Goes on in the function. On arm64 that returns to x9, and is entered at x30. */
+#ifdef CONFIG_X86
+#include <asm/ibt.h>
+#endif
 asm(
 "	.pushsection	.text, \"ax\", @progbits\n"
 "	.type		test_direct_trampoline, @function\n"
 "	.globl		test_direct_trampoline\n"
 "test_direct_trampoline:\n"
+#ifdef CONFIG_X86
 	ASM_ENDBR
 	ASM_RET
+#else
+"	hint		#34\n"	/* BTI C */
+"	mov		x10, x30\n"
+"	mov		x30, x9\n"
+"	ret		x10\n"
+#endif
 "	.size		test_direct_trampoline, .-test_direct_trampoline\n"
 "	.popsection\n"
 );
