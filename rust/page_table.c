@@ -60,6 +60,9 @@ static spinlock_t *lock_of(struct vm_area_struct *vma, void *entry, spinlock_t *
  *
  * The mmap lock is held for write, and so is @vma's: no table comes or goes. An entry can be none for a
  * moment under its lock, in a migration or while a THP is discarded.
+ *
+ * Of contiguous entries (arm64: mTHP; hugetlb pages of 64 KiB, 2 MiB, 32 MiB) each one names its own page
+ * and has the same lock as the first (see huge_pte_lockptr()), so it is looked at as any other.
  */
 unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
 			      unsigned long *swap)

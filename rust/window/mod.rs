@@ -22,13 +22,20 @@
 //! already write-protected, and its write access gives the parent a page of its own before the device
 //! sees it. A fork that starts later than S3 is in the first case.
 //!
+//! On a CPU that reorders, as arm64 does: S3 reads the count by a load-acquire
+//! (`raw_seqcount_try_begin()`), and F5 writes it behind a write barrier (`do_raw_write_seqcount_end()`),
+//! so if S3 sees what F5 wrote, S4 sees what F4 wrote; if it takes the read lock, by that. What S1 writes
+//! and F3 reads without a lock (the chain, and the mm and users of what is in it) is on its side of the
+//! barriers; F3 reads the rest under the lock that S1 held.
+//!
 //! F3 looks once per VMA, and may find a window in one place and not in another: S1 inserts all its ranges
 //! under the lock of the mm's windows, and what S1 had inserted before F1 every look finds.
 //!
 //! mremap() is an F, too: it moves page tables with the lock held for write, and F3 has each window that
 //! touches what is moved cover the new place as well ([`follow`]).
 //!
-//! C: `mmap_lock_speculate_try_begin()` in `include/linux/mmap_lock.h`, `dup_mmap()` in `mm/mmap.c`,
+//! C: `mmap_lock_speculate_try_begin()` in `include/linux/mmap_lock.h`, `raw_seqcount_try_begin()` and
+//! `do_raw_write_seqcount_end()` in `include/linux/seqlock.h`, `dup_mmap()` in `mm/mmap.c`,
 //! `move_page_tables()` in `mm/mremap.c`.
 
 mod follow;
