@@ -16,6 +16,10 @@
 //! whose address nobody takes (`copy_page_range()`) has its ENDBR sealed at boot and cannot be called
 //! through a pointer. And as the call does not pass the target's hook again, there is no recursion to
 //! tell apart, whatever the compiler makes of the replacement's calls.
+//!
+//! arm64 is the same: `ftrace_caller` (`arch/arm64/kernel/entry-ftrace.S`) returns to where the callback has
+//! set the instruction pointer, with the link register of the function's caller, so no `BTI C` is needed there
+//! either. `ip` is that of the hook's second instruction, the BL; behind it the function has not begun.
 
 use super::symbol::{self, Home};
 use crate::{ffi::*, module_ref::ModuleRef, this_module};
