@@ -10,6 +10,9 @@ MAKEFLAGS += --no-print-directory
 ifdef KERNEL
 export PIN_GUARD_KERNEL := $(KERNEL)
 endif
+ifdef ARCH
+export PIN_GUARD_ARCH := $(ARCH)
+endif
 
 help:
 	@echo 'make demo       the bug and the cure, over NFS and Ceph in a VM: one table'
@@ -30,6 +33,7 @@ help:
 	@echo 'make KERNEL=debug ...             with a debug kernel (KASAN, lockdep, kmemleak); it is'
 	@echo '                built once, in a quarter of an hour'
 	@echo 'make KERNEL=7.2 ...               with an older one of Debian'"'"'s kernels'
+	@echo 'make ARCH=arm64 ...               with the arm64 kernel, emulated; KERNEL=16k: such pages'
 	@echo 'make clean      remove what was built;  make clean-cache: the sandbox'
 	@echo
 	@echo 'All but `modules KDIR=` need root and use a sandbox that the first of them'
@@ -73,6 +77,9 @@ rustdoc: modules
 # As `make -C tools/testing/selftests TARGETS=pin_guard install` in a kernel tree.
 kselftest:
 	@args=$$(tools/check-tree '$(KDIR)') && \
+	mkdir -p out && \
+	{ [ "$$(cat out/kselftest.arch 2>/dev/null)" = '$(ARCH)' ] || $(MAKE) clean-selftests; } && \
+	echo '$(ARCH)' >out/kselftest.arch && \
 	$(MAKE) $(QUIET) -C selftests KSFT='$(KDIR)/tools/testing/selftests' \
 		KDIR='$(KDIR)' INSTALL_PATH='$(CURDIR)/out/kselftest' $$args \
 		CONFIG_DEBUG_INFO_BTF_MODULES= install
@@ -113,12 +120,14 @@ clean-objects:
 		-o -name '*_generated.h' -o -name '*.long-type-*.txt' -o -name modules.order -o -name Module.symvers \
 		-o -name .module-common.o \) -type f -exec rm -f {} +
 
-clean: clean-objects
+clean-selftests:
 	@cd selftests && rm -f $$(sed -n '/^TEST_GEN_PROGS.* := /,/^# end/s/^\t\(.*\) \\$$/\1/p' Makefile)
+
+clean: clean-objects clean-selftests
 	@rm -rf out tools/bnx2-model/target tools/bnx2-model/fuzz/target
 
 clean-cache:
 	@$(SANDBOX) clean
 
 .PHONY: help modules modules_install patch rustdoc kselftest bnx2-model bnx2-firmware check test soak compare \
-	demo bench vm clean clean-objects clean-cache
+	demo bench vm clean clean-objects clean-selftests clean-cache
