@@ -29,6 +29,8 @@ help:
 	@echo 'make modules_install KDIR=TREE    install pin_guard.ko; SAMPLES=1: the samples, too'
 	@echo 'make patch KDIR=TREE              a patch that adds the module to a kernel tree'
 	@echo 'make bnx2-firmware    what the bnx2 driver loads, from Debian (not free); else a stub'
+	@echo 'make farm       kernel, modules, tests and a root for a CI farm; farm-test: tries LAVA'
+	@echo '                and labgrid on them (see Documentation/farm.rst)'
 	@echo 'make rustdoc    HTML of the Rust API'
 	@echo 'make KERNEL=debug ...             with a debug kernel (KASAN, lockdep, kmemleak); it is'
 	@echo '                built once, in a quarter of an hour'
@@ -110,6 +112,12 @@ check:
 test soak compare demo bench:
 	@tools/$@
 
+farm:
+	@$(SANDBOX) enter farm/artefacts
+
+farm-test:
+	@farm/test
+
 vm: modules
 	@tools/vm shell
 
@@ -130,4 +138,4 @@ clean-cache:
 	@$(SANDBOX) clean
 
 .PHONY: help modules modules_install patch rustdoc kselftest bnx2-model bnx2-firmware check test soak compare \
-	demo bench vm clean clean-objects clean-selftests clean-cache
+	demo bench vm farm farm-test clean clean-objects clean-selftests clean-cache
