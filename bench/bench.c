@@ -184,7 +184,7 @@ static void bench_pin(int count)
 		{ "dest", PIN_GUARD_BENCH_C_DEST, PIN_GUARD_BENCH_GUARD_DEST },
 		{ "source", PIN_GUARD_BENCH_C_SOURCE, PIN_GUARD_BENCH_GUARD_SOURCE },
 	};
-	static const unsigned int sizes[] = { 1, 16, 256, 512 };
+	static const unsigned int sizes[] = { 1, 2, 4, 8, 16, 64, 256, 512 };
 	int fd = open_bench();
 
 	for (int thp = 0; thp < 2; thp++) {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the module costs a fork, a read, and who pins: module.sh SAMPLES PROGRAM, for run.sh.
+# What the module costs a fork and a read: module.sh SAMPLES PROGRAM, for run.sh.
 #
 # PIN_GUARD_ROUNDS     rounds at least [12]; more are run until the noise is low
 # PIN_GUARD_SECONDS    but none is begun after that time [720]
@@ -91,11 +91,3 @@ while :; do
 	"$HERE/report" "$SAMPLES" quiet && break
 	((SECONDS < SECONDS_MAX)) || break
 done
-
-for module in pin_guard pin_guard_dma pin_guard_bench; do
-	pg_load $module || fail "$module does not load"
-done
-measure pin 9
-measure inflight 4k 15
-measure inflight thp 15
-pg_unload pin_guard_bench pin_guard_dma pin_guard

@@ -5,7 +5,7 @@
 # leaves OUT/samples, OUT/bench.txt and OUT/bench.json.  tools/bench has built the programs there,
 # and runs this in the VM.
 #
-# PIN_GUARD_BENCH      what: module, windows, send, or some ["module windows send"]; see *.sh
+# PIN_GUARD_BENCH      what: module, pin, windows, send, or some ["module pin windows send"]; see *.sh
 # PIN_GUARD_MODULES    where the modules are, as for the tests
 
 set -e -o pipefail
@@ -13,11 +13,11 @@ HERE=$(dirname "$(readlink -f "$0")")
 OUT=$1
 
 : >"$OUT/samples"
-for part in ${PIN_GUARD_BENCH:-module windows send}; do
+for part in ${PIN_GUARD_BENCH:-module pin windows send}; do
 	case $part in
-	module | windows) program=bench ;;
+	module | pin | windows) program=bench ;;
 	send) program=send ;;
-	*) echo "pin_guard: bench: PIN_GUARD_BENCH=$part; fix: module, windows, send" >&2; exit 2 ;;
+	*) echo "pin_guard: bench: PIN_GUARD_BENCH=$part; fix: module, pin, windows, send" >&2; exit 2 ;;
 	esac
 	"$HERE/$part.sh" "$OUT/samples" "$OUT/$program"
 done
