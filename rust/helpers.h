@@ -86,6 +86,7 @@ int pin_guard_mmap_read_lock_killable(struct mm_struct *mm);
 
 struct folio *pin_guard_page_folio(struct page *page);
 struct page *pin_guard_folio_end(struct folio *folio);
+void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty);
 
 u16 pin_guard_sk_family(const struct sock *sk);
 u16 pin_guard_sk_protocol(const struct sock *sk);

@@ -73,6 +73,7 @@ struct Module {
     _hooks: File<Hooks>,
     _quiesce: Quiesce,
     _reads: Created,
+    _runs: Created,
     _registry: Registry,
 }
 
@@ -82,6 +83,8 @@ impl InPlaceModule for Module {
         try_pin_init!(Self {
             // SAFETY: Nothing of the module has run before, and nothing does when it is dropped.
             _registry: unsafe { Registry::new() }?,
+            // SAFETY: As above: who has a guard has a reference on the module.
+            _runs: unsafe { pin::CACHE.create() }?,
             // SAFETY: As above.
             _reads: unsafe { hook::READS.create() }?,
             _quiesce: Quiesce,

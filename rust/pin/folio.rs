@@ -39,6 +39,21 @@ impl Folio {
         }
     }
 
+    /// The folio of `page`, if it has no other page. As [`Folio::of`], and by fewer instructions.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Folio::of`].
+    #[inline]
+    pub(crate) unsafe fn small(page: *mut bindings::page) -> Option<Self> {
+        // SAFETY: By the safety requirements.
+        let info = unsafe {
+            ptr::read_volatile(&raw const (*page).__bindgen_anon_1.__bindgen_anon_3.compound_info)
+        };
+        // INVARIANT: As in `of`.
+        Some(Self(page)).filter(|folio| info & 1 == 0 && !folio.is_large())
+    }
+
     #[inline]
     pub(crate) fn as_raw(self) -> *mut bindings::folio {
         self.0.cast()
@@ -67,10 +82,16 @@ impl Folio {
         mapping as usize & bindings::FOLIO_MAPPING_ANON as usize != 0
     }
 
+    /// More than one page.
+    #[inline]
+    pub(crate) fn is_large(self) -> bool {
+        self.test(bindings::pageflags_PG_head)
+    }
+
     /// The page behind the last one.
     #[inline]
     pub(crate) fn end(self) -> *mut bindings::page {
-        if self.test(bindings::pageflags_PG_head) {
+        if self.is_large() {
             // SAFETY: By the type invariants.
             unsafe { pin_guard_folio_end(self.as_raw()) }
         } else {

@@ -3,16 +3,16 @@
 //! The pin guard: user pages held by FOLL_PIN, and released by whoever owns the value.
 
 mod charge;
+mod deferred;
 mod folio;
-mod held;
 mod pins;
 mod run;
 
 pub use run::Run;
-pub(crate) use {charge::Charge, folio::Folio, pins::Pins};
+pub(crate) use {charge::Charge, folio::Folio, pins::Pins, run::CACHE};
 
-use core::{marker::PhantomData, ops::Range};
-use held::Held;
+use core::{marker::PhantomData, mem::ManuallyDrop, ops::Range};
+use deferred::Deferred;
 use kernel::{
     bindings,
     iov::{IovIterDest, IovIterSource},
@@ -20,6 +20,7 @@ use kernel::{
     prelude::*,
 };
 use pins::count_pages;
+use run::{Runs, FEW};
 
 /// User memory, pinned (FOLL_PIN) for I/O in direction `D` until this value is dropped.
 ///
@@ -50,7 +51,8 @@ use pins::count_pages;
 /// }
 /// ```
 pub struct PinGuard<D: Direction> {
-    held: Held,
+    /// Until the drop.
+    runs: ManuallyDrop<Runs>,
     _direction: PhantomData<D>,
 }
 
@@ -63,7 +65,12 @@ impl<D: Direction> PinGuard<D> {
     /// page is not mapped, is not writable ([`Dest`]), or there is no user memory (kernel threads);
     /// ENOMEM; EINTR or EAGAIN if killed.
     pub fn new(addr: usize, len: usize) -> Result<Self> {
-        Held::user(addr, len, D::GUP_FLAGS, None).map(Self::from_held)
+        let runs = match count_pages(addr, len)? {
+            1 => Pins::page(addr, len, D::GUP_FLAGS),
+            pages @ 2..=FEW => Pins::few(addr, len, pages, D::GUP_FLAGS),
+            pages => Pins::user(addr, len, pages, D::GUP_FLAGS),
+        };
+        runs.map(Self::from_runs)
     }
 
     /// As [`PinGuard::new`], for pins that last as long as user space wishes (FOLL_LONGTERM).
@@ -73,25 +80,27 @@ impl<D: Direction> PinGuard<D> {
     /// writeback give EFAULT for a [`Dest`], files on DAX EOPNOTSUPP.
     pub fn long_term(addr: usize, len: usize) -> Result<Self> {
         let flags = D::GUP_FLAGS | bindings::FOLL_LONGTERM;
-        Held::user(
-            addr,
-            len,
-            flags,
-            Some(Charge::new(count_pages(addr, len)?)?),
-        )
-        .map(Self::from_held)
+        let pages = count_pages(addr, len)?;
+        let charge = Charge::new(pages)?;
+        let mut runs = Pins::user(addr, len, pages, flags)?;
+        runs.charge(charge, len)?;
+        Ok(Self::from_runs(runs))
     }
 
-    fn from_held(held: Held) -> Self {
+    #[inline]
+    fn from_runs(runs: Runs) -> Self {
         Self {
-            held,
+            runs: ManuallyDrop::new(runs),
             _direction: PhantomData,
         }
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.held.len
+        match self.runs.many() {
+            None => self.runs().iter().map(Run::len).sum(),
+            Some(many) => many.bytes,
+        }
     }
 
     /// Never: a guard holds at least a byte.
@@ -101,12 +110,16 @@ impl<D: Direction> PinGuard<D> {
 
     /// Number of pins held: one a page, also where the memory is huge pages.
     pub fn pages(&self) -> usize {
-        self.held.pins.pages()
+        match self.runs.many() {
+            Some(many) if many.single => self.runs().len(),
+            _ => self.runs().iter().map(Run::pages).sum(),
+        }
     }
 
     /// The memory, in order, as folio-contiguous runs: a 2 MiB huge page is one.
+    #[inline]
     pub fn runs(&self) -> &[Run] {
-        self.held.pins.runs()
+        self.runs.as_slice()
     }
 
     /// Copies `out.len()` bytes from `offset` bytes into the memory on to `out`. Does not sleep.
@@ -114,7 +127,7 @@ impl<D: Direction> PinGuard<D> {
     /// Errors: EINVAL beyond the end.
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result {
         let base = out.as_mut_ptr();
-        self.held.walk(offset, out.len(), |at, user, len| {
+        self.walk(offset, out.len(), |at, user, len| {
             // C's memcpy() may race, Rust's copies must not.
             // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked for.
             unsafe { bindings::memcpy(base.add(at).cast(), user.cast(), len) };
@@ -122,8 +135,63 @@ impl<D: Direction> PinGuard<D> {
     }
 
     /// Releases the pins on the spot. May sleep.
-    pub fn release(mut self) {
-        self.held.release();
+    pub fn release(self) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped, nor used again.
+        let mut runs = unsafe { ManuallyDrop::take(&mut this.runs) };
+        if D::DIRTIES {
+            runs.unpin_dirty();
+        }
+    }
+
+    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len` bytes,
+    /// where it is mapped, and how long it is.
+    fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
+        if offset.checked_add(len).ok_or(EINVAL)? > self.len() {
+            return Err(EINVAL);
+        }
+        let mut skip = offset;
+        let mut done = 0;
+        for run in self.runs() {
+            if skip >= run.len() {
+                skip -= run.len();
+                continue;
+            }
+            let end = run.offset() + run.len();
+            let mut at = run.offset() + skip;
+            skip = 0;
+            while at < end && done < len {
+                let in_page = at % PAGE_SIZE;
+                let part = (PAGE_SIZE - in_page).min(end - at).min(len - done);
+                // SAFETY: The page is one of the run's, so it is pinned. The mapping is undone in
+                // this thread, in reverse order.
+                unsafe {
+                    let page = run.0.bv_page.add(at >> PAGE_SHIFT);
+                    let mapped = bindings::kmap_local_page(page);
+                    f(done, mapped.cast::<u8>().add(in_page), part);
+                    bindings::kunmap_local(mapped);
+                }
+                at += part;
+                done += part;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<D: Direction> Drop for PinGuard<D> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.runs.many().is_some_and(|many| many.deferred.is_some()) {
+            // SAFETY: They are not used again.
+            Deferred::release(unsafe { ManuallyDrop::take(&mut self.runs) }, D::DIRTIES);
+            return;
+        }
+        self.runs.unpin(D::DIRTIES);
+        if self.runs.many().is_some() {
+            // SAFETY: As above.
+            unsafe { ManuallyDrop::drop(&mut self.runs) };
+        }
     }
 }
 
@@ -132,7 +200,7 @@ impl PinGuard<Dest> {
     ///
     /// Errors: EINVAL beyond the end.
     pub fn write(&self, offset: usize, data: &[u8]) -> Result {
-        self.held.walk(offset, data.len(), |at, user, len| {
+        self.walk(offset, data.len(), |at, user, len| {
             // As in `read`.
             // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked for.
             unsafe { bindings::memcpy(user.cast(), data.as_ptr().add(at).cast(), len) };
@@ -145,14 +213,17 @@ impl PinGuard<Dest> {
     /// on user memory (its pages are not for us to pin); else as [`PinGuard::new`].
     pub fn from_iter(iter: &mut IovIterDest<'_>, max: usize) -> Result<Self> {
         // SAFETY: The iterator is valid by its invariants.
-        unsafe { Held::extract(iter.as_raw(), max, Dest::GUP_FLAGS) }.map(Self::from_held)
+        unsafe { Pins::extract(iter.as_raw(), max, Dest::GUP_FLAGS) }.map(Self::from_runs)
     }
 }
 
 impl PinGuard<Source> {
     /// Whether the pages are charged to RLIMIT_MEMLOCK.
     pub(crate) fn is_charged(&self) -> bool {
-        self.held.charge.is_some()
+        self.runs
+            .many()
+            .and_then(|many| many.deferred.as_ref())
+            .is_some_and(|d| d.is_charged())
     }
 
     /// Number of pins that the bytes `range` have.
@@ -177,23 +248,31 @@ impl PinGuard<Source> {
         pages
     }
 
+    /// Whether each run is a page of its own, if that is known.
+    fn is_single(&self) -> bool {
+        self.runs.many().is_some_and(|many| many.single)
+    }
+
     /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where
     /// the byte is in them.
     pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
         let runs = self.runs();
         let at = runs.first().map_or(0, Run::offset) + offset;
         match runs.get(at >> PAGE_SHIFT..) {
-            Some(runs) if self.held.single && at >= PAGE_SIZE => (runs, at % PAGE_SIZE),
+            Some(runs) if self.is_single() && at >= PAGE_SIZE => (runs, at % PAGE_SIZE),
             _ => (runs, offset),
         }
     }
 
     /// Lets go of what is behind the first `len` bytes: not zero, and no more than there are.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.held.pins.truncate(len);
-        self.held.len = len;
-        if let Some(charge) = &mut self.held.charge {
-            charge.shrink(self.held.pins.pages());
+        self.runs.truncate_bytes(len);
+        let pages = self.pages();
+        if let Some(many) = self.runs.many_mut() {
+            many.bytes = len;
+            if let Some(deferred) = &mut many.deferred {
+                deferred.as_mut().shrink(pages);
+            }
         }
     }
 
@@ -202,7 +281,7 @@ impl PinGuard<Source> {
     /// Errors: as for a [`Dest`].
     pub fn from_iter(iter: &mut IovIterSource<'_>, max: usize) -> Result<Self> {
         // SAFETY: The iterator is valid by its invariants.
-        unsafe { Held::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_held)
+        unsafe { Pins::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_runs)
     }
 }
 
@@ -214,6 +293,9 @@ mod sealed {
 pub trait Direction: sealed::Sealed + Send + Sync + 'static {
     #[doc(hidden)]
     const GUP_FLAGS: u32;
+    /// Whether the pages are dirtied on release.
+    #[doc(hidden)]
+    const DIRTIES: bool = Self::GUP_FLAGS & bindings::FOLL_WRITE != 0;
 }
 
 /// The device reads the user's pages.
@@ -389,6 +471,68 @@ mod tests {
             assert_eq!(run.offset(), usize::from(i == 0));
             let edge = i == 0 || i == 3 * CHUNK;
             assert_eq!(run.len(), P - usize::from(edge));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn each_number_of_runs_has_its_room() -> Result {
+        let pages = Pages::folios(1)?;
+        let slots: [Page; 36] = core::array::from_fn(|i| pages.at(i % 2));
+        let addr = kunit::map(&slots)?;
+        let before = [0, 1].map(|n| pages.references(n));
+        for count in 1..=slots.len() {
+            let guard = PinGuard::<Source>::new(addr + 1, count * P - 2)?;
+            assert_eq!(
+                (guard.runs().len(), guard.pages(), guard.len()),
+                (count, count, count * P - 2)
+            );
+            for (i, run) in guard.runs().iter().enumerate() {
+                assert!(ptr::eq(run.as_bio_vec().bv_page, slots[i]));
+            }
+            // It moves.
+            let guard = KBox::new(guard, GFP_KERNEL)?;
+            let pins = [count.div_ceil(2), count / 2];
+            for n in [0, 1] {
+                let expected = before[n] + pins[n] * bindings::GUP_PIN_COUNTING_BIAS as usize;
+                assert_eq!(pages.references(n), expected);
+            }
+            drop(guard);
+            assert_eq!([0, 1].map(|n| pages.references(n)), before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_zero_page_is_not_counted() -> Result {
+        let addr = kunit::anonymous(6)?;
+        // Of these six pages, only the third has been written to.
+        PinGuard::<Dest>::new(addr + 2 * P, P)?.write(0, &[1])?;
+        let references = |guard: &PinGuard<Source>, n: usize| {
+            let page = guard.runs()[n].as_bio_vec().bv_page;
+            // SAFETY: The page is pinned, or is the zero page.
+            unsafe { (&raw const (*page)._refcount.counter).read_volatile() }
+        };
+        for pages in [1, 3, 6] {
+            let guard = PinGuard::<Source>::new(addr, pages * P)?;
+            let before = references(&guard, 0);
+            drop(PinGuard::<Source>::new(addr, pages * P)?);
+            assert_eq!(references(&guard, 0), before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_guard_outlives_its_memory() -> Result {
+        for pages in [1, 3, 20] {
+            let addr = kunit::anonymous(pages)?;
+            let guard = PinGuard::<Dest>::new(addr, pages * P)?;
+            kunit::unmap(addr, pages)?;
+            // The guard has the last references.
+            guard.write(pages * P - 1, &[7])?;
+            let mut found = [0];
+            guard.read(pages * P - 1, &mut found)?;
+            assert_eq!(found, [7]);
         }
         Ok(())
     }
@@ -652,17 +796,18 @@ mod tests {
         ] {
             let mut iter = iter();
             // SAFETY: The iterator is valid, on memory of this thread.
-            let held = unsafe { Held::extract(&mut iter, max, Source::GUP_FLAGS) }?;
-            assert_eq!(held.len, max);
+            let runs = unsafe { Pins::extract(&mut iter, max, Source::GUP_FLAGS) }?;
+            let guard = PinGuard::<Source>::from_runs(runs);
+            assert_eq!(guard.len(), max);
             assert_eq!(left(&iter), good + P - max);
-            assert_eq!(held.pins.pages(), pages);
+            assert_eq!(guard.pages(), pages);
         }
         assert!(memory.pinned(0..0));
         for (max, expected) in [(good + 1, EFAULT), (usize::MAX, EFAULT), (0, EINVAL)] {
             let mut iter = iter();
             // SAFETY: As above.
-            let held = unsafe { Held::extract(&mut iter, max, Source::GUP_FLAGS) };
-            assert_eq!(held.err(), Some(expected));
+            let runs = unsafe { Pins::extract(&mut iter, max, Source::GUP_FLAGS) };
+            assert_eq!(runs.err(), Some(expected));
             assert_eq!(left(&iter), good + P);
         }
         assert!(memory.pinned(0..0));

@@ -4,11 +4,11 @@
 
 use super::{
     folio::Folio,
-    run::{Run, Runs},
+    run::{Run, Runs, FEW},
 };
 use crate::ffi::*;
 use core::{
-    mem::{self, size_of, MaybeUninit},
+    mem::{size_of, MaybeUninit},
     ptr, slice,
 };
 use kernel::{
@@ -23,29 +23,25 @@ pub(super) const CHUNK: usize = 128;
 /// Room for the addresses of as many pages, on the stack (1 KiB).
 pub(super) type Chunk = [MaybeUninit<*mut bindings::page>; CHUNK];
 
-/// A set of pins, in runs. Dropping it releases them, in any context, without dirtying.
-pub(crate) struct Pins {
-    pub(super) runs: Runs,
-    /// The end of the last run's folio.
-    folio_end: *mut bindings::page,
-    /// Whether some page is not of anonymous memory.
-    pub(super) any_file: bool,
-}
+/// For how many pages that are to come there is room made at once: 64 KiB.
+const ROOM: usize = 4096;
 
-// SAFETY: A pin may be released by any thread.
-unsafe impl Send for Pins {}
-// SAFETY: `&self` only reads.
-unsafe impl Sync for Pins {}
+/// Pins that are being collected, in runs. Dropping it releases them, in any context, without dirtying.
+pub(crate) struct Pins {
+    runs: Runs,
+    /// Whether some page is not of anonymous memory.
+    any_file: bool,
+}
 
 impl Pins {
     pub(crate) const fn new() -> Self {
         Self {
-            runs: Runs::None,
-            folio_end: ptr::null_mut(),
+            runs: Runs::new(),
             any_file: false,
         }
     }
 
+    #[inline]
     pub(crate) fn runs(&self) -> &[Run] {
         self.runs.as_slice()
     }
@@ -55,132 +51,306 @@ impl Pins {
     }
 
     /// Takes over the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in the
-    /// first on.
+    /// first on. `more` pages are to come.
     ///
     /// Errors: ENOMEM; the pins are released then.
     ///
     /// # Safety
     ///
     /// The first `count` of `pages` are set, and the caller owns one pin of each.
-    pub(super) unsafe fn push(
+    #[inline]
+    unsafe fn push(
         &mut self,
         pages: &Chunk,
         count: usize,
         offset: usize,
         len: usize,
+        more: usize,
     ) -> Result {
         // SAFETY: By the safety requirements.
-        let mut fresh: &[_] = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
-        let mut len = len;
-        let folio_end = self.folio_end;
-        if let (0, Some(Run(last))) = (offset, self.continued_by(fresh)) {
-            let n = contiguous(fresh, folio_end);
-            let part = len.min(n * PAGE_SIZE);
-            last.bv_len += part as u32;
-            len -= part;
-            fresh = &fresh[n..];
+        let mut left: &[_] = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
+        let mut rest = count
+            .wrapping_mul(PAGE_SIZE)
+            .wrapping_sub(offset)
+            .wrapping_sub(len);
+        let old = self.runs().len();
+        if old == 0 {
+            // SAFETY: The pages are pinned.
+            if count > FEW && unsafe { Folio::small(left[0]) }.is_some() {
+                // If the first one is small, the others are, too, as a rule.
+                self.make_room(left, more.min(ROOM))?;
+            }
+        } else if offset == 0 {
+            if let Some((Run(last), end)) = self.continued_by(left) {
+                let n = contiguous(left, end);
+                last.bv_len += (n * PAGE_SIZE) as u32;
+                left = &left[n..];
+                if left.is_empty() {
+                    last.bv_len -= rest as u32;
+                    rest = 0;
+                }
+            }
         }
-        let Some(&first) = fresh.first() else {
-            return Ok(());
-        };
-
-        // SAFETY: The page is pinned.
-        self.look_at(unsafe { Folio::of(first) });
-        if matches!(self.runs, Runs::None) && contiguous(fresh, self.folio_end) == fresh.len() {
-            self.runs = Runs::One(Run::new(first, offset, len));
-            return Ok(());
+        while !left.is_empty() {
+            left = self.fill(left);
+            if !left.is_empty() {
+                // As many runs to a page as there have been, but those of this chunk for sure.
+                let each = (count - left.len()).div_ceil(self.runs().len());
+                self.make_room(left, more.div_ceil(each.max(1)).min(ROOM))?;
+            }
         }
-        let Ok(runs) = self.runs.reserve(fresh.len()) else {
-            // SAFETY: These pins are ours, and in no run.
-            unsafe { bindings::unpin_user_pages(fresh.as_ptr().cast_mut(), fresh.len()) };
-            return Err(ENOMEM);
-        };
-        let old = runs.len();
-        let mut left = fresh;
-        while let Some(&page) = left.first() {
-            // SAFETY: The page is pinned.
-            let folio = unsafe { Folio::of(page) };
-            self.any_file |= !folio.is_anon();
-            self.folio_end = folio.end();
-            let n = contiguous(left, self.folio_end);
-            // The capacity is there.
-            let _ = runs.push_within_capacity(Run::new(page, 0, n * PAGE_SIZE));
-            left = &left[n..];
-        }
-        // Only the first page may start, and only the last may end, in its middle.
-        let Run(first) = &mut runs[old];
-        first.bv_offset = offset as u32;
-        first.bv_len -= offset as u32;
-        if let Some(Run(last)) = runs.last_mut() {
-            last.bv_len -= (fresh.len() * PAGE_SIZE - offset - len) as u32;
-        }
+        self.trim(old, offset, rest);
         Ok(())
     }
 
-    /// Notes the folio of the run that is to be the last.
+    /// Has the run `first` start `offset` bytes later, and the last one end `rest` bytes earlier: only the first
+    /// page may start, and only the last may end, in its middle.
     #[inline]
-    fn look_at(&mut self, folio: Folio) {
-        self.folio_end = folio.end();
-        self.any_file |= !folio.is_anon();
+    fn trim(&mut self, first: usize, offset: usize, rest: usize) {
+        let runs = self.runs.as_mut_slice();
+        if let Some(Run(first)) = runs.get_mut(first) {
+            first.bv_offset = offset as u32;
+            first.bv_len = first.bv_len.wrapping_sub(offset as u32);
+        }
+        if let Some(Run(last)) = runs.last_mut() {
+            last.bv_len = last.bv_len.wrapping_sub(rest as u32);
+        }
     }
 
-    /// The last run, if the first of `pages` is the next one in the same folio.
-    #[inline]
-    fn continued_by(&mut self, pages: &[*mut bindings::page]) -> Option<&mut Run> {
-        let page = *pages.first()?;
-        let folio_end = self.folio_end;
-        self.runs.last_mut().filter(|Run(last)| {
-            let end = last.bv_offset as usize + last.bv_len as usize;
-            page < folio_end
-                && end % PAGE_SIZE == 0
-                && page == last.bv_page.wrapping_add(end >> PAGE_SHIFT)
-                // A run's length is a u32: larger folios are cut.
-                && end <= i32::MAX as usize
+    /// Makes room for the runs of `pages` and `more` others. Errors: ENOMEM; `pages` are released then.
+    fn make_room(&mut self, pages: &[*mut bindings::page], more: usize) -> Result {
+        self.runs.grow(pages.len() + more).inspect_err(|_| {
+            // SAFETY: These pins are ours, and in no run.
+            unsafe { bindings::unpin_user_pages(pages.as_ptr().cast_mut(), pages.len()) };
         })
     }
 
-    /// Pins the pages of `len` bytes of user memory at `addr`, of the current task.
-    pub(super) fn pin_user(addr: usize, len: usize, gup_flags: u32) -> Result<Self> {
-        let mut more = count_pages(addr, len)?;
+    /// Makes runs of whole pages, as many as there is room for. Returns the pages that are left.
+    ///
+    /// This is what a guard costs on top of the lookup of its pages.
+    #[inline]
+    fn fill<'a>(&mut self, pages: &'a [*mut bindings::page]) -> &'a [*mut bindings::page] {
+        let places = self.runs.spare();
+        let mut all_anon = true;
+        let (mut from, mut to) = (0, 0);
+        while to < places.len() && from < pages.len() {
+            let before = to;
+            for (place, &page) in places[to..].iter_mut().zip(&pages[from..]) {
+                // SAFETY: The page is pinned.
+                let Some(folio) = (unsafe { Folio::small(page) }) else {
+                    break;
+                };
+                all_anon &= folio.is_anon();
+                place.write(Run::new(page, 0, PAGE_SIZE));
+                to += 1;
+            }
+            from += to - before;
+            if to == before {
+                let page = pages[from];
+                // SAFETY: The page is pinned.
+                let folio = unsafe { Folio::of(page) };
+                all_anon &= folio.is_anon();
+                let n = contiguous(&pages[from..], folio.end());
+                places[to].write(Run::new(page, 0, n * PAGE_SIZE));
+                from += n;
+                to += 1;
+            }
+        }
+        self.any_file |= !all_anon;
+        // SAFETY: They are runs of pages that are pinned.
+        unsafe { self.runs.add(to) };
+        &pages[from..]
+    }
+
+    /// The last run and the end of its folio, if the first of `pages` is the next one in the folio.
+    #[inline]
+    fn continued_by(
+        &mut self,
+        pages: &[*mut bindings::page],
+    ) -> Option<(&mut Run, *mut bindings::page)> {
+        let page = *pages.first()?;
+        let last = self.runs.as_mut_slice().last_mut()?;
+        if !is_next(last, page) {
+            return None;
+        }
+        let folio_end = last.folio().end();
+        (page < folio_end).then_some((last, folio_end))
+    }
+
+    /// The run of a guard whose pages are next to each other in one folio, if they are, and if none of them has to
+    /// be dirtied under a lock.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns one pin of each of `pages`, and gives them up.
+    #[inline]
+    unsafe fn one(
+        pages: &[*mut bindings::page],
+        offset: usize,
+        len: usize,
+        gup_flags: u32,
+    ) -> Option<Runs> {
+        // SAFETY: The page is pinned.
+        let folio = unsafe { Folio::of(pages[0]) };
+        if (pages.len() == 1 || folio.is_large())
+            && (gup_flags & bindings::FOLL_WRITE == 0 || folio.is_anon())
+            && contiguous(pages, folio.end()) == pages.len()
+        {
+            Some(Runs::one(Run::new(pages[0], offset, len)))
+        } else {
+            None
+        }
+    }
+
+    /// The runs of a guard of `len` bytes of user memory at `addr`, of the current task, which are `pages` pages.
+    pub(super) fn user(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
         }
         let mut pins = Self::new();
         let mut offset = addr % PAGE_SIZE;
         let mut at = addr - offset;
-        if more == 1 {
-            let mut page = ptr::null_mut();
-            // SAFETY: There is room for one page; the current task has an mm.
-            let got = unsafe { bindings::pin_user_pages_fast(at, 1, gup_flags, &mut page) };
-            to_count(got as isize)?;
-            // SAFETY: The page is pinned.
-            pins.look_at(unsafe { Folio::of(page) });
-            pins.runs = Runs::One(Run::new(page, offset, len));
-            return Ok(pins);
-        }
+        let mut more = pages;
         let mut left = len;
-        let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
-        while more != 0 {
+        let mut chunk: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
+        loop {
             let want = more.min(CHUNK);
-            // SAFETY: `pages` has room for `want` pages; the current task has an mm.
+            // SAFETY: `chunk` has room for `want` pages; the current task has an mm.
             let got = unsafe {
                 bindings::pin_user_pages_fast(
                     at,
                     want as c_int,
                     gup_flags,
-                    pages.as_mut_ptr().cast(),
+                    chunk.as_mut_ptr().cast(),
                 )
             };
             let got = to_count(got as isize)?;
-            more -= got;
-            let part = left.min(got * PAGE_SIZE - offset);
+            if got == pages {
+                // SAFETY: They are set, and their pins are ours.
+                let one = unsafe {
+                    let pages = slice::from_raw_parts(chunk.as_ptr().cast(), pages);
+                    Self::one(pages, offset, len, gup_flags)
+                };
+                if let Some(runs) = one {
+                    return Ok(runs);
+                }
+            }
+            more = more.wrapping_sub(got);
+            let bytes = got.wrapping_mul(PAGE_SIZE);
+            let part = left.min(bytes.wrapping_sub(offset));
             // SAFETY: The pins of the first `got` pages are ours.
-            unsafe { pins.push(&pages, got, offset, part) }?;
-            at = at.wrapping_add(got * PAGE_SIZE);
-            left -= part;
+            unsafe { pins.push(&chunk, got, offset, part, more) }?;
+            if more == 0 {
+                break;
+            }
+            at = at.wrapping_add(bytes);
+            left = left.wrapping_sub(part);
             offset = 0;
         }
-        Ok(pins)
+        pins.prepare(len, gup_flags)?;
+        if let Some(many) = pins.runs.many_mut() {
+            many.single = many.len() == pages;
+        }
+        Ok(pins.runs)
+    }
+
+    /// As [`Pins::user`], of [`FEW`] pages at most, by fewer instructions.
+    pub(super) fn few(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
+        if kernel::current!().mm().is_none() {
+            return Err(EFAULT);
+        }
+        let offset = addr % PAGE_SIZE;
+        let mut chunk: [MaybeUninit<*mut bindings::page>; FEW] =
+            [const { MaybeUninit::uninit() }; FEW];
+        // SAFETY: There is room for `pages` pages; the current task has an mm.
+        let got = unsafe {
+            bindings::pin_user_pages_fast(
+                addr - offset,
+                pages as c_int,
+                gup_flags,
+                chunk.as_mut_ptr().cast(),
+            )
+        };
+        // Then there is an error, or somebody changes the memory: not the rule.
+        if got != pages as c_int {
+            let got = to_count(got as isize)?;
+            // SAFETY: The pins are ours.
+            unsafe { bindings::unpin_user_pages(chunk.as_mut_ptr().cast(), got) };
+            return Self::user(addr, len, pages, gup_flags);
+        }
+        // SAFETY: They are set.
+        let pages: &[_] = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), pages) };
+        let mut runs = Runs::new();
+        let mut all_anon = true;
+        let mut left = len;
+        let mut at = offset;
+        for (place, &page) in runs.spare().iter_mut().zip(pages) {
+            // SAFETY: The page is pinned.
+            let Some(folio) = (unsafe { Folio::small(page) }) else {
+                break;
+            };
+            all_anon &= folio.is_anon();
+            let part = left.min(PAGE_SIZE.wrapping_sub(at));
+            place.write(Run::new(page, at, part));
+            left = left.wrapping_sub(part);
+            at = 0;
+        }
+        if left == 0 && (all_anon || gup_flags & bindings::FOLL_WRITE == 0) {
+            // SAFETY: They are runs of pages that are pinned.
+            unsafe { runs.add(pages.len()) };
+            return Ok(runs);
+        }
+        // SAFETY: The pins are ours.
+        if let Some(runs) = unsafe { Self::one(pages, offset, len, gup_flags) } {
+            return Ok(runs);
+        }
+        Self::of_pages(pages, offset, len, gup_flags)
+    }
+
+    /// The runs of a guard of these pages, [`FEW`] at most.
+    #[cold]
+    fn of_pages(
+        pages: &[*mut bindings::page],
+        offset: usize,
+        len: usize,
+        gup_flags: u32,
+    ) -> Result<Runs> {
+        let mut pins = Self::new();
+        // All have room.
+        pins.fill(pages);
+        pins.trim(0, offset, pages.len() * PAGE_SIZE - offset - len);
+        pins.prepare(len, gup_flags)?;
+        Ok(pins.runs)
+    }
+
+    /// As [`Pins::user`], of memory within a page.
+    pub(super) fn page(addr: usize, len: usize, gup_flags: u32) -> Result<Runs> {
+        if kernel::current!().mm().is_none() {
+            return Err(EFAULT);
+        }
+        let offset = addr % PAGE_SIZE;
+        let mut page = ptr::null_mut();
+        // SAFETY: There is room for one page; the current task has an mm.
+        let got = unsafe { bindings::pin_user_pages_fast(addr - offset, 1, gup_flags, &mut page) };
+        to_count(got as isize)?;
+        // SAFETY: The page is pinned.
+        if gup_flags & bindings::FOLL_WRITE == 0 || unsafe { Folio::of(page) }.is_anon() {
+            return Ok(Runs::one(Run::new(page, offset, len)));
+        }
+        Self::of_pages(&[page], offset, len, gup_flags)
+    }
+
+    /// Prepares the release of a guard of `len` bytes.
+    ///
+    /// Errors: ENOMEM.
+    #[inline]
+    fn prepare(&mut self, len: usize, gup_flags: u32) -> Result {
+        let file = self.any_file && gup_flags & bindings::FOLL_WRITE != 0;
+        if file || self.runs.many().is_some() {
+            self.runs.prepare(len, file)
+        } else {
+            Ok(())
+        }
     }
 
     /// How many pages [`Pins::pin_remote`] looks up at a time.
@@ -218,7 +388,7 @@ impl Pins {
         // No page for no reason: fail, do not go on without it.
         let got = if got == 0 { Err(ENOMEM) } else { to_count(got) }?;
         // SAFETY: The pins of the first `got` pages are ours.
-        unsafe { self.push(&pages, got, 0, got * PAGE_SIZE) }?;
+        unsafe { self.push(&pages, got, 0, got * PAGE_SIZE, 0) }?;
         Ok(got)
     }
 
@@ -230,7 +400,8 @@ impl Pins {
     pub(super) unsafe fn extract(
         iter: *mut bindings::iov_iter,
         max: usize,
-    ) -> Result<(Self, usize)> {
+        gup_flags: u32,
+    ) -> Result<Runs> {
         // SAFETY: `iter` is valid.
         let (user_backed, left) = unsafe {
             (
@@ -264,7 +435,7 @@ impl Pins {
                 done += got;
                 let n = (offset + got).div_ceil(PAGE_SIZE);
                 // SAFETY: The pins of the first `n` pages are ours.
-                unsafe { pins.push(&pages, n, offset, got) }
+                unsafe { pins.push(&pages, n, offset, got, (len - done) >> PAGE_SHIFT) }
             });
             if let Err(e) = pushed {
                 // SAFETY: `iter` has been advanced by `done` bytes.
@@ -272,67 +443,22 @@ impl Pins {
                 return Err(e);
             }
         }
-        Ok((pins, len))
-    }
-
-    /// Releases the pins behind the first `len` bytes: not zero, and no more than there are.
-    pub(super) fn truncate(&mut self, len: usize) {
-        let mut left = len;
-        let mut runs = 0;
-        for run in self.runs.as_mut_slice() {
-            let keep = left.min(run.len());
-            if keep < run.len() {
-                let pages = (run.offset() + keep).div_ceil(PAGE_SIZE);
-                let kept = if keep == 0 { 0 } else { pages };
-                // SAFETY: The pins of these pages are ours; they are in the run no more.
-                unsafe {
-                    bindings::unpin_user_folio(
-                        run.folio().as_raw(),
-                        (run.pages() - kept) as c_ulong,
-                    )
-                };
-                run.0.bv_len = keep as u32;
-            }
-            runs += usize::from(keep != 0);
-            left -= keep;
-        }
-        if let Runs::Many(many) = &mut self.runs {
-            many.truncate(runs);
-        }
-    }
-
-    /// Releases the pins, of anonymous memory if it is to be dirtied. Any context.
-    #[inline]
-    pub(super) fn unpin(&mut self, dirty: bool) {
-        match &self.runs {
-            Runs::None => return,
-            // SAFETY: By the invariants of `Run`, the pins are ours, and they are forgotten below.
-            Runs::One(run) => unsafe { run.unpin(dirty) },
-            Runs::Many(runs) => {
-                for run in runs.iter() {
-                    // SAFETY: As above.
-                    unsafe { run.unpin(dirty) };
-                }
-            }
-        }
-        self.runs = Runs::None;
-    }
-
-    /// Releases the pins after dirtying the pages. May sleep.
-    pub(super) fn unpin_dirty(mut self) {
-        let runs = mem::replace(&mut self.runs, Runs::None);
-        for run in runs.as_slice() {
-            // SAFETY: The pins of `run` are ours and no longer in `self`.
-            unsafe { bindings::unpin_user_page_range_dirty_lock(run.0.bv_page, run.pages(), true) };
-        }
+        pins.prepare(len, gup_flags).inspect_err(|_| {
+            // SAFETY: As above.
+            unsafe { bindings::iov_iter_revert(iter, len) }
+        })?;
+        Ok(pins.runs)
     }
 }
 
-impl Drop for Pins {
-    #[inline]
-    fn drop(&mut self) {
-        self.unpin(false);
-    }
+/// Whether `page` is the next one behind a run, and has room in it.
+#[inline]
+fn is_next(Run(run): &Run, page: *mut bindings::page) -> bool {
+    let end = run.bv_offset as usize + run.bv_len as usize;
+    end % PAGE_SIZE == 0
+        && page == run.bv_page.wrapping_add(end >> PAGE_SHIFT)
+        // A run's length is a u32: larger folios are cut.
+        && end <= i32::MAX as usize
 }
 
 /// How many of `pages`, which are some, follow each other up to `end`.
@@ -362,9 +488,15 @@ fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize 
 }
 
 /// The number of pages that `len` bytes at `addr` touch. EINVAL for no length or beyond the address space.
+#[inline]
 pub(super) fn count_pages(addr: usize, len: usize) -> Result<usize> {
-    let last = len.checked_sub(1).and_then(|less| addr.checked_add(less));
-    Ok((last.ok_or(EINVAL)? >> PAGE_SHIFT) - (addr >> PAGE_SHIFT) + 1)
+    let last = addr.wrapping_add(len).wrapping_sub(1);
+    if len == 0 || last < addr {
+        return Err(EINVAL);
+    }
+    Ok((last >> PAGE_SHIFT)
+        .wrapping_sub(addr >> PAGE_SHIFT)
+        .wrapping_add(1))
 }
 
 /// What a lookup of pages returned: a count, or an errno. None at all is EFAULT, and so is the last page of
@@ -401,15 +533,7 @@ mod tests {
     #[test]
     fn a_run_is_not_longer_than_a_u32_can_say() {
         let page = |n: usize| ptr::null_mut::<bindings::page>().wrapping_add(1000 + n);
-        let continued = |len: usize, next: usize| {
-            let mut pins = Pins::new();
-            pins.runs = Runs::One(Run::new(page(0), 0, len));
-            pins.folio_end = page(1 << 20);
-            let continued = pins.continued_by(&[page(next)]).is_some();
-            // There are no such pages.
-            pins.runs = Runs::None;
-            continued
-        };
+        let continued = |len: usize, next: usize| is_next(&Run::new(page(0), 0, len), page(next));
         let most = i32::MAX as usize / P * P;
         assert!(continued(P, 1));
         assert!(!continued(P, 2));

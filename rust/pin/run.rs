@@ -2,8 +2,12 @@
 
 //! Runs: the pages of a guard, as devices and the stack take them.
 
-use super::folio::Folio;
-use core::{mem, slice};
+use super::{charge::Charge, deferred::Deferred, folio::Folio};
+use crate::{
+    cache::{Cache, Cached, CachedBox},
+    ffi::*,
+};
+use core::{mem::MaybeUninit, ptr, slice};
 use kernel::{
     bindings,
     page::{PAGE_SHIFT, PAGE_SIZE},
@@ -18,6 +22,11 @@ use kernel::{
 /// pages.
 #[repr(transparent)]
 pub struct Run(pub(super) bindings::bio_vec);
+
+// SAFETY: A pin may be released by any thread.
+unsafe impl Send for Run {}
+// SAFETY: `&self` only reads.
+unsafe impl Sync for Run {}
 
 impl Run {
     /// `len` bytes from `offset` in `page` on, all in one folio; the caller gives up its pins.
@@ -63,23 +72,6 @@ impl Run {
         unsafe { Folio::of(self.0.bv_page) }
     }
 
-    /// Releases the pins, of anonymous memory if it is to be dirtied.
-    ///
-    /// # Safety
-    ///
-    /// Once; the caller owns the run's pins.
-    #[inline]
-    pub(super) unsafe fn unpin(&self, dirty: bool) {
-        let folio = self.folio();
-        // SAFETY: By the type invariants and the safety requirements.
-        unsafe {
-            if dirty && !folio.is_dirty() {
-                bindings::folio_mark_dirty(folio.as_raw());
-            }
-            bindings::unpin_user_folio(folio.as_raw(), self.pages());
-        }
-    }
-
     /// Dirties the folio if that needs no lock, and says whether it is dirty now.
     ///
     /// A folio of a file is dirtied under its lock, as it could be truncated meanwhile. One of anonymous
@@ -97,63 +89,291 @@ impl Run {
     }
 }
 
-/// Room for the runs of one guard: most have one and need no allocation.
-pub(super) enum Runs {
-    None,
-    One(Run),
-    Many(KVVec<Run>),
+/// How many runs there is room for without an allocation.
+pub(super) const FEW: usize = 4;
+/// How many runs [`Many`] has room for by itself.
+const MANY: usize = 16;
+
+/// Runs that own their pins. Dropping them releases the pins, in any context, without dirtying.
+///
+/// Most guards have one run, and are moved around: a few runs need no allocation, and are a small value.
+///
+/// # Invariants
+///
+/// The first `len` of `few`, or all that `many` has, are runs.
+pub(crate) struct Runs {
+    few: [MaybeUninit<Run>; FEW],
+    /// Of `few`. Zero if there is `many`.
+    len: usize,
+    many: Option<CachedBox<Many>>,
+}
+
+/// More runs than a few, and what only few guards have.
+///
+/// # Invariants
+///
+/// The first `len` places of `vec`, or without it of `here`, are runs.
+pub(super) struct Many {
+    here: [MaybeUninit<Run>; MANY],
+    /// Its own length is zero.
+    vec: Option<KVVec<Run>>,
+    len: usize,
+    /// Of a guard: how long it is, in bytes, and whether each run is a page of its own.
+    pub(super) bytes: usize,
+    pub(super) single: bool,
+    /// `Some` if there is a charge, or if the release may have to sleep: to dirty pages of files, or to free
+    /// memory.
+    pub(super) deferred: Option<Pin<KBox<Deferred>>>,
+}
+
+/// The slab cache for [`Many`]; the module creates it.
+pub(crate) static CACHE: Cache = Cache::new::<Many>(c"pin_guard_runs");
+
+// SAFETY: It is for this type.
+unsafe impl Cached for Many {
+    fn cache() -> &'static Cache {
+        &CACHE
+    }
+}
+
+impl Many {
+    /// Errors: ENOMEM. May sleep.
+    fn new(room: usize) -> Result<CachedBox<Self>> {
+        let vec = if room > MANY {
+            Some(KVVec::with_capacity(room, GFP_KERNEL)?)
+        } else {
+            None
+        };
+        // INVARIANT: There are none.
+        CachedBox::init(
+            init!(Self {
+                here: [const { MaybeUninit::uninit() }; MANY],
+                vec,
+                len: 0,
+                bytes: 0,
+                single: false,
+                deferred: None,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn capacity(&self) -> usize {
+        self.vec.as_ref().map_or(MANY, KVVec::capacity)
+    }
+
+    #[inline]
+    fn as_ptr(&self) -> *const Run {
+        match &self.vec {
+            None => self.here.as_ptr().cast(),
+            Some(vec) => vec.as_ptr(),
+        }
+    }
+
+    #[inline]
+    fn as_mut_ptr(&mut self) -> *mut Run {
+        match &mut self.vec {
+            None => self.here.as_mut_ptr().cast(),
+            Some(vec) => vec.as_mut_ptr(),
+        }
+    }
 }
 
 impl Runs {
-    pub(super) fn as_slice(&self) -> &[Run] {
-        match self {
-            Self::None => &[],
-            Self::One(run) => slice::from_ref(run),
-            Self::Many(runs) => runs,
+    #[inline]
+    pub(super) const fn new() -> Self {
+        // INVARIANT: There are none.
+        Self {
+            few: [const { MaybeUninit::uninit() }; FEW],
+            len: 0,
+            many: None,
         }
+    }
+
+    #[inline]
+    pub(super) const fn one(run: Run) -> Self {
+        let mut runs = Self::new();
+        runs.few[0] = MaybeUninit::new(run);
+        // INVARIANT: The first is one.
+        runs.len = 1;
+        runs
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[Run] {
+        let (at, len) = match &self.many {
+            None => (self.few.as_ptr().cast(), self.len),
+            Some(many) => (many.as_ptr(), many.len),
+        };
+        // SAFETY: By the type invariants.
+        unsafe { slice::from_raw_parts(at, len) }
+    }
+
+    #[inline]
+    pub(super) fn as_mut_slice(&mut self) -> &mut [Run] {
+        let (at, len) = match &mut self.many {
+            None => (self.few.as_mut_ptr().cast(), self.len),
+            Some(many) => (many.as_mut_ptr(), many.len),
+        };
+        // SAFETY: By the type invariants.
+        unsafe { slice::from_raw_parts_mut(at, len) }
+    }
+
+    #[inline]
+    pub(super) fn many(&self) -> Option<&Many> {
+        self.many.as_deref()
+    }
+
+    #[inline]
+    pub(super) fn many_mut(&mut self) -> Option<&mut Many> {
+        self.many.as_deref_mut()
+    }
+
+    /// What the release needs where it may have to sleep. Errors: ENOMEM. May sleep.
+    fn deferred(&mut self) -> Result<Pin<&mut Deferred>> {
+        if self.many.is_none() {
+            self.grow(0)?;
+        }
+        let many = self.many.as_mut().ok_or(ENOMEM)?;
+        if many.deferred.is_none() {
+            many.deferred = Some(Deferred::new()?);
+        }
+        Ok(many.deferred.as_mut().ok_or(ENOMEM)?.as_mut())
+    }
+
+    /// Prepares the release of a guard of `len` bytes, which dirties pages of a file or does not.
+    ///
+    /// Errors: ENOMEM. May sleep.
+    pub(super) fn prepare(&mut self, len: usize, file: bool) -> Result {
+        if file || self.free_sleeps() {
+            self.deferred()?;
+        }
+        if let Some(many) = &mut self.many {
+            many.bytes = len;
+        }
+        Ok(())
+    }
+
+    /// Keeps the charge of a guard of `len` bytes. Errors: ENOMEM. May sleep.
+    pub(super) fn charge(&mut self, charge: Charge, len: usize) -> Result {
+        self.deferred()?.charge(charge);
+        self.prepare(len, false)
+    }
+
+    /// Forgets all but the first `len`.
+    #[inline]
+    pub(super) fn truncate(&mut self, len: usize) {
+        let all = match &mut self.many {
+            None => &mut self.len,
+            Some(many) => &mut many.len,
+        };
+        *all = len.min(*all);
     }
 
     /// Whether freeing the room may sleep: kvmalloc() may have got it from vmalloc().
     #[inline]
     pub(super) fn free_sleeps(&self) -> bool {
-        match self {
+        self.many
+            .as_ref()
+            .and_then(|many| many.vec.as_ref())
             // SAFETY: This only looks at the address.
-            Self::Many(runs) => unsafe { bindings::is_vmalloc_addr(runs.as_ptr().cast()) },
-            _ => false,
+            .is_some_and(|vec| unsafe { bindings::is_vmalloc_addr(vec.as_ptr().cast()) })
+    }
+
+    /// The room that is left. [`Runs::add`] says how much of it has been used.
+    #[inline]
+    pub(super) fn spare(&mut self) -> &mut [MaybeUninit<Run>] {
+        let (at, len, capacity) = match &mut self.many {
+            None => (self.few.as_mut_ptr(), self.len, FEW),
+            Some(many) => (many.as_mut_ptr().cast(), many.len, many.capacity()),
+        };
+        // SAFETY: There are `capacity` places, of which the first `len` are used.
+        unsafe { slice::from_raw_parts_mut(at.wrapping_add(len), capacity - len) }
+    }
+
+    /// Adds the first `count` of the room that is left.
+    ///
+    /// # Safety
+    ///
+    /// They are runs, whose pins the caller gives up.
+    #[inline]
+    pub(super) unsafe fn add(&mut self, count: usize) {
+        // INVARIANT: By the safety requirements.
+        match &mut self.many {
+            None => self.len += count,
+            Some(many) => many.len += count,
         }
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [Run] {
-        match self {
-            Self::None => &mut [],
-            Self::One(run) => slice::from_mut(run),
-            Self::Many(runs) => runs,
-        }
+    /// Makes room for `more` runs at least. May sleep. Errors: ENOMEM.
+    pub(super) fn grow(&mut self, more: usize) -> Result {
+        let len = self.as_slice().len();
+        // Twice as much: it may grow again and again.
+        let mut many = Many::new((len + more).max(2 * len))?;
+        // SAFETY: There is room for `len` runs.
+        unsafe { ptr::copy_nonoverlapping(self.as_slice().as_ptr(), many.as_mut_ptr(), len) };
+        // INVARIANT: They have moved.
+        many.len = len;
+        self.truncate(0);
+        self.many = Some(many);
+        Ok(())
     }
 
-    pub(super) fn last_mut(&mut self) -> Option<&mut Run> {
-        match self {
-            Self::None => None,
-            Self::One(run) => Some(run),
-            Self::Many(runs) => runs.last_mut(),
-        }
+    /// Releases the pins, of anonymous memory if it is to be dirtied. Any context. There are some.
+    #[inline]
+    pub(super) fn unpin(&mut self, dirty: bool) {
+        let runs = self.as_slice();
+        // SAFETY: By the type invariants of `Run`, which is a `bio_vec`, the pins are ours, and they are
+        // forgotten below.
+        unsafe { pin_guard_unpin(runs.as_ptr().cast(), runs.len(), dirty) };
+        self.truncate(0);
     }
 
-    /// Makes room for `more` runs, and says where.
-    pub(super) fn reserve(&mut self, more: usize) -> Result<&mut KVVec<Run>> {
-        if let Self::Many(runs) = self {
-            runs.reserve(more, GFP_KERNEL)?;
-        } else {
-            let mut runs = KVVec::with_capacity(more + 1, GFP_KERNEL)?;
-            if let Self::One(first) = mem::replace(self, Self::None) {
-                // The capacity is there.
-                let _ = runs.push_within_capacity(first);
+    /// Releases the pins behind the first `len` bytes: not zero, and no more than there are.
+    pub(super) fn truncate_bytes(&mut self, len: usize) {
+        let mut left = len;
+        let mut runs = 0;
+        for run in self.as_mut_slice() {
+            let keep = left.min(run.len());
+            if keep < run.len() {
+                let pages = (run.offset() + keep).div_ceil(PAGE_SIZE);
+                let kept = if keep == 0 { 0 } else { pages };
+                // SAFETY: The pins of these pages are ours; they are in the run no more.
+                unsafe {
+                    bindings::unpin_user_folio(
+                        run.folio().as_raw(),
+                        (run.pages() - kept) as c_ulong,
+                    )
+                };
+                run.0.bv_len = keep as u32;
             }
-            *self = Self::Many(runs);
+            runs += usize::from(keep != 0);
+            left -= keep;
         }
-        match self {
-            Self::Many(runs) => Ok(runs),
-            _ => Err(ENOMEM),
+        self.truncate(runs);
+    }
+
+    /// Releases the pins after dirtying the pages. May sleep.
+    pub(super) fn unpin_dirty(&mut self) {
+        for run in self.as_slice() {
+            // SAFETY: As above.
+            unsafe { bindings::unpin_user_page_range_dirty_lock(run.0.bv_page, run.pages(), true) };
+        }
+        self.truncate(0);
+    }
+}
+
+impl Drop for Runs {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.as_slice().is_empty() {
+            self.unpin(false);
         }
     }
 }

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The release of a guard that may have to sleep, on a workqueue.
+
+use super::{
+    charge::Charge,
+    run::{Run, Runs},
+};
+use crate::module_ref::ModuleRef;
+use core::mem;
+use kernel::{
+    new_work,
+    prelude::*,
+    workqueue::{self, Work, WorkItem},
+};
+
+/// The runs of a guard, on their way to be released by a workqueue, and its charge.
+///
+/// It is allocated when the guard is made, as the release cannot fail.
+#[pin_data]
+pub(super) struct Deferred {
+    runs: Runs,
+    dirties: bool,
+    charge: Option<Charge>,
+    module: Option<ModuleRef>,
+    #[pin]
+    work: Work<Self>,
+}
+
+kernel::impl_has_work! {
+    impl HasWork<Self> for Deferred { self.work }
+}
+
+impl Deferred {
+    pub(super) fn new() -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
+                runs: Runs::new(),
+                dirties: false,
+                charge: None,
+                module: None,
+                work <- new_work!("pin_guard_release"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Keeps a charge.
+    pub(super) fn charge(self: Pin<&mut Self>, charge: Charge) {
+        *self.project().charge = Some(charge);
+    }
+
+    pub(super) fn is_charged(&self) -> bool {
+        self.charge.is_some()
+    }
+
+    /// Shrinks the charge, if there is one, to `pages`.
+    pub(super) fn shrink(self: Pin<&mut Self>, pages: usize) {
+        if let Some(charge) = self.project().charge {
+            charge.shrink(pages);
+        }
+    }
+
+    /// Releases the pins of a guard that has a [`Deferred`], in any context.
+    #[cold]
+    pub(super) fn release(mut runs: Runs, dirties: bool) {
+        match runs.many_mut().and_then(|many| many.deferred.take()) {
+            None => runs.unpin(dirties),
+            Some(deferred)
+                if (dirties && !runs.as_slice().iter().all(Run::try_dirty))
+                    || runs.free_sleeps() =>
+            {
+                deferred.enqueue(runs, dirties);
+            }
+            // A page of a file may be clean again already, which is not for us to change.
+            Some(_deferred) => drop(runs),
+        }
+    }
+
+    fn enqueue(mut self: Pin<KBox<Self>>, runs: Runs, dirties: bool) {
+        {
+            let this = self.as_mut().project();
+            *this.runs = runs;
+            *this.dirties = dirties;
+            *this.module = Some(ModuleRef::for_client());
+        }
+        workqueue::system_long().enqueue(self);
+    }
+}
+
+impl WorkItem for Deferred {
+    type Pointer = Pin<KBox<Self>>;
+
+    fn run(mut this: Pin<KBox<Self>>) {
+        let this = this.as_mut().project();
+        let mut runs = mem::replace(this.runs, Runs::new());
+        if *this.dirties {
+            runs.unpin_dirty();
+        }
+        drop(runs);
+        drop(this.charge.take());
+        drop(this.module.take());
+    }
+}
