@@ -477,7 +477,8 @@ static unsigned int traced(const char *name)
 static void run_load(void)
 {
 	/* The last only if nfs.ko is there. */
-	static const char * const targets[] = { "copy_page_range ", "copy_vma ", "nfs_file_read " };
+	static const char * const targets[] = { "copy_page_range ", "move_page_tables ",
+					       "userfaultfd_ioctl ", "nfs_file_read " };
 	const char *slash = strrchr(opt.target, '/'), *base = slash ? slash + 1 : opt.target;
 	bool ours = !strcmp(base, "pin_guard.ko"), nfs = !access("/sys/module/nfs", F_OK);
 	unsigned int before = traced(""), after, i;

@@ -194,7 +194,7 @@ for op in fill sum; do
 	done
 done
 for io in readv writev; do
-	group "iterator $io" -i $io -m thp iterator
+	group "iterator $io" -i $io -m small iterator
 done
 
 below "[pin_guard_tx]"
