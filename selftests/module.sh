@@ -16,7 +16,8 @@ FTRACE=/proc/sys/kernel/ftrace_enabled
 
 pg_isolate "$@"
 COMES=("parameters are listed by modinfo" loads "nfs_file_read waits for nfs.ko"
-       "copy_page_range is attached" "a second load is refused" "NFS mounts"
+       "copy_page_range is attached" "targets says that all is protected"
+       "a second load is refused" "NFS mounts"
        "nfs_file_read is attached when nfs.ko comes" "nfs.ko after us: reads are kept")
 for i in 1 2; do
 	COMES+=("nfs.ko unloads under us ($i)" "nfs_file_read waits again ($i)"
@@ -53,11 +54,15 @@ DIRECT+=("loading while copy_page_range is busy for good is refused"
 	 "nfs_file_read is busy when nfs.ko comes: reads are kept")
 BESIDE=("loads and unloads while nfs.ko does" "NFS mounts after it"
 	"nfs_file_read is attached after it" "reads are kept after it (nfs.ko)")
+PINS=("NFS that pins by itself comes: left alone, and said so" "targets says that it is left alone"
+      "it is not redirected" "NFS that pins by itself is there: left alone, and said so"
+      "NFS that pins by itself goes: nfs_file_read waits")
 NO_FTRACE="after a write of 0 to ftrace_enabled: hooks, or no load, and said so"
-OFF=("nfs=0 turns nfs_file_read off" "ceph=0 turns ceph_read_iter off" "nfs=0: reads are lost"
+OFF=("nfs=0 turns nfs_file_read off" "ceph=0 turns ceph_read_iter off"
+     "nfs=0 ceph=0: targets says what is not protected" "nfs=0: reads are lost"
      "nfs=0: no window is opened")
 pg_start "${COMES[@]}" "${TELLS[@]}" "${IN_FLIGHT[@]}" "${OTHERS[@]}" "${LIVEPATCH[@]}" \
-	"${DIRECT[@]}" "${BESIDE[@]}" \
+	"${DIRECT[@]}" "${BESIDE[@]}" "${PINS[@]}" \
 	"$NO_FTRACE" "${OFF[@]}"
 pg_have pin_guard || pg_skip_all "no pin_guard.ko: set PIN_GUARD_MODULES"
 pg_unload_all
@@ -226,6 +231,7 @@ pg_check loads pg_load pin_guard
 unless NFS_IN_USE \
 	pg_check "nfs_file_read waits for nfs.ko" target nfs_file_read "waiting for module nfs"
 pg_check "copy_page_range is attached" target copy_page_range attached
+pg_check "targets says that all is protected" target "protected for [0-9]*" 's$'
 pg_check "a second load is refused" refused "exists" pg_load pin_guard
 nfs_load
 unless NO_MOUNT pg_check "NFS mounts" mountpoint -q "$MNT"
@@ -462,6 +468,34 @@ unless NO_NFS pg_check "nfs_file_read is attached after it" target nfs_file_read
 reads_are_kept "reads are kept after it (nfs.ko)"
 pg_unload pin_guard
 
+# A kernel whose NFS pins by itself is known by a function of its nfs.ko. Ours has no more than that.
+leaves_nfs_alone()
+{
+	logs "nfs_file_read: left alone, .*nfs_release_request_list" "$@"
+}
+is_redirected()
+{
+	grep -q "^$1 " /sys/kernel/tracing/enabled_functions
+}
+if ! own_nfs=$(pg_module_file nfs); then
+	skip "no nfs.ko of the tests: build test_modules with KDIR" "${PINS[@]}"
+elif [ -n "$NFS_IN_USE" ]; then
+	skip "$NFS_IN_USE" "${PINS[@]}"
+else
+	nfs_unload
+	pg_undo pg_unload nfs
+	pg_load pin_guard
+	pg_check "${PINS[0]}" leaves_nfs_alone insmod "$own_nfs"
+	pg_check "${PINS[1]}" target nfs_file_read "left alone"
+	pg_check "${PINS[2]}" eval "is_redirected copy_page_range && ! is_redirected nfs_file_read"
+	pg_unload pin_guard
+	pg_check "${PINS[3]}" leaves_nfs_alone pg_load pin_guard
+	pg_unload nfs
+	pg_check "${PINS[4]}" target nfs_file_read waiting
+	pg_unload pin_guard
+	nfs_load
+fi
+
 # Linux 7.3 has the file still, but refuses 0.
 no_load_without_hooks()
 {
@@ -482,6 +516,8 @@ section
 pg_load pin_guard nfs=0 ceph=0
 pg_check "nfs=0 turns nfs_file_read off" target nfs_file_read off
 pg_check "ceph=0 turns ceph_read_iter off" target ceph_read_iter off
+pg_check "nfs=0 ceph=0: targets says what is not protected" \
+	target "protected for [0-9]* s, but not nfs_file_read" "ceph_read_iter$"
 reads_are_lost "nfs=0: reads are lost"
 # Also where the kernel keeps them by itself.
 unless NO_MOUNT pg_check "nfs=0: no window is opened" test "$(pg_counter windows_opened)" = 0

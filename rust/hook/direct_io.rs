@@ -19,10 +19,10 @@ use crate::{
 use kernel::{bindings, prelude::*};
 
 macro_rules! read_iter {
-    ($($(#[$doc:meta])* $target:ident: $name:literal in $module:literal, by $stand_in:path;)*) => { $(
+    ($($(#[$doc:meta])* $target:ident: $name:literal in $module:literal $(unless $unless:literal)?, by $stand_in:path;)*) => { $(
         replace! {
             $(#[$doc])*
-            $target: $name in $module,
+            $target: $name in $module $(unless $unless)?,
             fn(iocb: *mut bindings::kiocb, to: *mut bindings::iov_iter) -> c_long, by $stand_in
         }
 
@@ -51,7 +51,9 @@ macro_rules! read_iter {
 
 read_iter! {
     /// `ssize_t nfs_file_read(struct kiocb *iocb, struct iov_iter *to)`
-    NfsFileRead: c"nfs_file_read" in c"nfs", by pin_guard_nfs_file_read;
+    ///
+    /// Kernels with `nfs_release_request_list()` pin the pages of direct reads.
+    NfsFileRead: c"nfs_file_read" in c"nfs" unless c"nfs_release_request_list", by pin_guard_nfs_file_read;
     /// `ssize_t ceph_read_iter(struct kiocb *iocb, struct iov_iter *to)`
     CephReadIter: c"ceph_read_iter" in c"ceph", by pin_guard_ceph_read_iter;
 }

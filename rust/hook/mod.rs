@@ -16,8 +16,13 @@ pub(crate) use redirect::arm;
 
 use crate::module_parameters;
 use core::borrow::Borrow;
-use kernel::{debugfs::Writer, fmt, prelude::*};
-use redirect::{Entrance, Redirect};
+use kernel::{
+    debugfs::Writer,
+    fmt,
+    prelude::*,
+    time::{BootTime, Instant},
+};
+use redirect::{Entrance, Function, Redirect};
 
 /// A parameter comes by value or by reference, as the kernel has it.
 fn enabled(parameter: impl Borrow<u8>) -> bool {
@@ -30,7 +35,7 @@ macro_rules! hooks {
             #![allow(dead_code)] // a projection that `pin_data` makes
             use super::*;
 
-            /// All hooks; debugfs `targets` has a line for each.
+            /// All hooks; debugfs `targets` says whether they protect, and has a line for each.
             #[pin_data]
             pub(crate) struct Hooks {
                 #[pin]
@@ -39,6 +44,7 @@ macro_rules! hooks {
                     #[pin]
                     $field: Redirect<$target>,
                 )*
+                since: Instant<BootTime>,
             }
 
             impl Hooks {
@@ -50,12 +56,22 @@ macro_rules! hooks {
                                 true $(&& enabled(module_parameters::$parameter.value()))?
                             ),
                         )*
+                        since: Instant::now(),
                     })
                 }
             }
 
             impl Writer for Hooks {
                 fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_fmt(fmt!("protected for {} s", self.since.elapsed().as_millis() / 1000))?;
+                    let mut but = ", but not";
+                    for (name, protects) in [$((<$target>::NAME, self.$field.protects())),*] {
+                        if !protects {
+                            f.write_fmt(fmt!("{but} {name}"))?;
+                            but = "";
+                        }
+                    }
+                    f.write_str("\n")?;
                     $(self.$field.describe(f)?;)*
                     Ok(())
                 }

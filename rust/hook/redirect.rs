@@ -97,6 +97,9 @@ pub(super) unsafe trait Replace: Function {
     /// What runs instead.
     const REPLACEMENT: Self::Pointer;
 
+    /// A function beside the target that only those kernels have whose target needs no protection.
+    const UNLESS: Option<&'static CStr>;
+
     /// The ftrace callback: [`Redirect::enter`], or what calls it where `applies` may be true.
     const ENTER: Callback;
 
@@ -136,11 +139,11 @@ impl<T: Replace> Original<T> {
 
 /// Declares `$target`, which replaces a function of the kernel: `$target::applies()` picks calls, and for
 /// these `$target::call()` runs, with an [`Original`] before the arguments. `$enter` is its ftrace callback,
-/// if it has one of its own.
+/// if it has one of its own; `$unless` is [`Replace::UNLESS`].
 macro_rules! replace {
     (
         $(#[$doc:meta])*
-        $target:ident: $name:literal $(in $module:literal)?,
+        $target:ident: $name:literal $(in $module:literal)? $(unless $unless:literal)?,
         fn($($arg:ident: $type:ty),*) -> $ret:ty, by $stand_in:path $(, through $enter:path)?
     ) => {
         $(#[$doc])*
@@ -173,6 +176,12 @@ macro_rules! replace {
                     unsafe { $target::call(&original, $($arg),*) }
                 }
                 replacement
+            };
+            const UNLESS: Option<&'static CStr> = {
+                #[allow(unused_mut, unused_assignments)]
+                let mut unless: Option<&'static CStr> = None;
+                $(unless = Some($unless);)?
+                unless
             };
             const ENTER: $crate::hook::redirect::Callback = {
                 #[allow(unused_mut, unused_assignments)]
@@ -360,6 +369,8 @@ enum State {
     /// Its module is not loaded.
     Waiting,
     Attached,
+    /// This kernel has [`Replace::UNLESS`].
+    Needless,
     Failed(Error),
 }
 
@@ -446,16 +457,27 @@ impl<T: Replace> Redirect<T> {
         if *state == State::Attached {
             return Ok(());
         }
-        let home = T::MODULE.zip(home);
-        let result = symbol::address(T::NAME, home).and_then(|addr| {
-            // SAFETY: The ops are initialised, not registered, and stay where they are.
-            unsafe { register(self.ops.get(), addr) }
-        });
-        *state = match result {
-            Ok(()) => State::Attached,
-            Err(e) => State::Failed(e),
-        };
-        result
+        let result = self.try_attach(T::MODULE.zip(home));
+        *state = result.unwrap_or_else(State::Failed);
+        result.map(|_| ())
+    }
+
+    fn try_attach(&self, home: Option<(&CStr, &Home)>) -> Result<State> {
+        if let Some(unless) = T::UNLESS {
+            match symbol::address(unless, home) {
+                Ok(_) => {
+                    let name = T::NAME;
+                    pr_info!("{name}: left alone, it pins its pages: this kernel has {unless}()\n");
+                    return Ok(State::Needless);
+                }
+                Err(ENOENT) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let addr = symbol::address(T::NAME, home)?;
+        // SAFETY: The ops are initialised, not registered, and stay where they are.
+        unsafe { register(self.ops.get(), addr) }?;
+        Ok(State::Attached)
     }
 
     fn detach(&self, state: &mut State) {
@@ -552,12 +574,18 @@ impl<T: Replace> Redirect<T> {
         }
     }
 
+    /// Whether all calls that need it are redirected: those of a module that is not there are none.
+    pub(super) fn protects(&self) -> bool {
+        !matches!(*self.state.lock(), State::Off | State::Failed(_))
+    }
+
     /// Writes the target's name and what has become of it.
     pub(super) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = T::NAME;
         match (*self.state.lock(), T::MODULE) {
             (State::Off, _) => f.write_fmt(fmt!("{name} off\n")),
             (State::Attached, _) => f.write_fmt(fmt!("{name} attached\n")),
+            (State::Needless, _) => f.write_fmt(fmt!("{name} left alone, it pins its pages\n")),
             (State::Waiting, Some(module)) => {
                 f.write_fmt(fmt!("{name} waiting for module {module}\n"))
             }
