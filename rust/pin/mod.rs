@@ -144,15 +144,34 @@ impl<D: Direction> PinGuard<D> {
         }
     }
 
+    /// Whether each run is a page of its own, if that is known.
+    fn is_single(&self) -> bool {
+        self.runs.many().is_some_and(|many| many.single)
+    }
+
+    /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where
+    /// the byte is in them.
+    pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
+        let runs = self.runs();
+        let at = runs.first().map_or(0, Run::offset) + offset;
+        match runs.get(at >> PAGE_SHIFT..) {
+            Some(runs) if self.is_single() && at >= PAGE_SIZE => (runs, at % PAGE_SIZE),
+            _ => (runs, offset),
+        }
+    }
+
     /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len` bytes,
     /// where it is mapped, and how long it is.
     fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
         if offset.checked_add(len).ok_or(EINVAL)? > self.len() {
             return Err(EINVAL);
         }
-        let mut skip = offset;
+        let (runs, mut skip) = self.runs_at(offset);
         let mut done = 0;
-        for run in self.runs() {
+        for run in runs {
+            if done == len {
+                break;
+            }
             if skip >= run.len() {
                 skip -= run.len();
                 continue;
@@ -246,22 +265,6 @@ impl PinGuard<Source> {
             }
         }
         pages
-    }
-
-    /// Whether each run is a page of its own, if that is known.
-    fn is_single(&self) -> bool {
-        self.runs.many().is_some_and(|many| many.single)
-    }
-
-    /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where
-    /// the byte is in them.
-    pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
-        let runs = self.runs();
-        let at = runs.first().map_or(0, Run::offset) + offset;
-        match runs.get(at >> PAGE_SHIFT..) {
-            Some(runs) if self.is_single() && at >= PAGE_SIZE => (runs, at % PAGE_SIZE),
-            _ => (runs, offset),
-        }
     }
 
     /// Lets go of what is behind the first `len` bytes: not zero, and no more than there are.
