@@ -89,7 +89,7 @@ kselftest:
 # A NIC for the VM.
 bnx2-model:
 	@cargo build --quiet --release --locked --target-dir out/bnx2-model \
-		--manifest-path tools/bnx2-model/Cargo.toml
+		--manifest-path bnx2-model/Cargo.toml
 else
 modules rustdoc kselftest bnx2-model:
 	@$(SANDBOX) enter make -j$$(nproc) $@
@@ -104,7 +104,7 @@ patch:
 bnx2-firmware: out/firmware-debian
 out/firmware-debian:
 	@mkdir -p out
-	@$(SANDBOX) enter tools/bnx2-model/debian-firmware $@
+	@$(SANDBOX) enter bnx2-model/debian-firmware $@
 
 check:
 	@$(SANDBOX) enter tools/check
@@ -132,7 +132,7 @@ clean-selftests:
 	@cd selftests && rm -f $$(sed -n '/^TEST_GEN_PROGS.* := /,/^# end/s/^\t\(.*\) \\$$/\1/p' Makefile)
 
 clean: clean-objects clean-selftests
-	@rm -rf out tools/bnx2-model/target tools/bnx2-model/fuzz/target
+	@rm -rf out bnx2-model/target bnx2-model/fuzz/target
 
 clean-cache:
 	@$(SANDBOX) clean
