@@ -27,10 +27,9 @@
 #include <unistd.h>
 
 #include "pin_guard_bench.h"
+#include "../selftests/page.h"
 #include "../selftests/pin_guard_dma.h"
 
-#define PAGE	4096UL
-#define HUGE	(2UL << 20)
 #define MIB	(1UL << 20)
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -80,9 +79,9 @@ static size_t huge_kib(void)
 /* Touched anonymous memory, aligned to 2 MiB. */
 static char *memory(size_t len, bool thp)
 {
-	char *p = mmap(NULL, len + HUGE, PROT_READ | PROT_WRITE,
+	char *p = mmap(NULL, len + HUGE_SIZE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	char *aligned = (char *)(((uintptr_t)p + HUGE - 1) & ~(HUGE - 1));
+	char *aligned = (char *)(((uintptr_t)p + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
 
 	if (p == MAP_FAILED)
 		err(1, "mmap of %zu", len);
@@ -90,7 +89,7 @@ static char *memory(size_t len, bool thp)
 		err(1, "madvise");
 	for (size_t i = 0; i < len; i += PAGE)
 		aligned[i] = 1;
-	if (thp && huge_kib() < (len & ~(HUGE - 1)) >> 10)
+	if (thp && huge_kib() < (len & ~(HUGE_SIZE - 1)) >> 10)
 		errx(1, "%zu bytes, but only %zu KiB of huge pages", len, huge_kib());
 	return aligned;
 }
@@ -124,7 +123,7 @@ static void bench_fork(const char *series, size_t mib, const char *kind, int cou
 
 	snprintf(name, sizeof(name), "fork/%s/%zuM", kind, mib);
 	/* A huge page at least: less than one cannot be huge. */
-	memory(thp && mib * MIB < HUGE ? HUGE : mib * MIB, thp);
+	memory(thp && mib * MIB < HUGE_SIZE ? HUGE_SIZE : mib * MIB, thp);
 	for (int i = -2; i < count; i++) {
 		uint64_t ns = time_fork();
 
@@ -188,7 +187,7 @@ static void bench_pin(int count)
 	int fd = open_bench();
 
 	for (int thp = 0; thp < 2; thp++) {
-		char *buf = memory(HUGE, thp);
+		char *buf = memory(HUGE_SIZE, thp);
 
 		for (size_t s = 0; s < ARRAY_SIZE(sizes) * ARRAY_SIZE(direction); s++) {
 			unsigned int pages = sizes[s / ARRAY_SIZE(direction)];
