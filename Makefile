@@ -69,11 +69,22 @@ modules_install:
 		$(if $(INSTALL_MOD_PATH),INSTALL_MOD_PATH='$(abspath $(INSTALL_MOD_PATH))') $@ && \
 	echo "pin_guard: $@: $$kernel:" $$(sed 's/o$$/ko/' out/install/modules.order)
 
-# With the flags that kbuild gave to rustc.
+# With the flags that kbuild gave to rustc. The examples, those of api.rst among them, are compiled
+# and not run. A srctree/ link must exist in the tree, and goes to that file of the release.
 rustdoc: modules
 	@command=$$(sed -n '1s/^[^=]*:= \(.*\) --out-dir .*/\1/p' rust/.main.o.cmd | \
 		sed 's/ rustc / RUSTC_BOOTSTRAP=1 rustdoc /; s/--emit=[^ ]*//g') && \
-	eval "$$command --output out/rustdoc rust/main.rs" && \
+	eval "$$command --test --no-run --test-args=-q -L rust --extern pin_guard rust/main.rs" && \
+	rm -rf out/rustdoc && \
+	eval "$$command -Dwarnings --output out/rustdoc rust/main.rs" && \
+	for file in $$(grep -rho 'href="srctree/[^"]*' out/rustdoc/pin_guard | sed 's/[^/]*.//' | sort -u); do \
+		[ -e "$(KDIR)/$$file" ] || \
+			{ echo "pin_guard: rust/: a link to srctree/$$file, which $(KDIR) has not" >&2; exit 1; }; \
+	done && \
+	tree=https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree && \
+	tag=v$$(sed 's/^\([0-9]*\.[0-9]*\).*/\1/' out/kernel) && \
+	find out/rustdoc/pin_guard -name '*.html' -exec \
+		sed -i "s|href=\"srctree/\([^\"]*\)\"|href=\"$$tree/\1?h=$$tag\"|g" {} + && \
 	echo 'pin_guard: out/rustdoc/pin_guard/index.html'
 
 # As `make -C tools/testing/selftests TARGETS=pin_guard install` in a kernel tree.

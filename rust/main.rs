@@ -18,6 +18,11 @@
 //! *run* is physically contiguous memory within one folio; a *target* is a kernel function that is
 //! redirected to one of ours; a *chain* is sends that share skbs, so are complete together.
 
+// For `rustdoc --test`, which does not take kbuild's -Zcrate-attr=no_std, and with no_std compiles an
+// example as the items of a crate, not as the body of a main().
+#![cfg_attr(doctest, no_std)]
+#![doc(test(attr(no_std, no_main, allow(unused))))]
+
 // The ftrace callbacks of the hooks take a spin lock.
 #[cfg(CONFIG_PREEMPT_RT)]
 compile_error!("pin_guard: PREEMPT_RT kernels are not supported");
@@ -33,6 +38,11 @@ mod pin;
 mod send;
 mod version;
 mod window;
+
+// Its examples are indented by four columns, which makes them Rust code in Markdown, too.
+#[cfg(doctest)]
+#[doc = include_str!("../Documentation/api.rst")]
+mod api_rst {}
 
 pub use module_ref::{ModuleRef, Quiesce};
 pub use pin::{Dest, Direction, PinGuard, Run, Source};
