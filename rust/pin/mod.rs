@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pin guard: user pages held by FOLL_PIN, and released by whoever owns the value.
+//! The pin guard: user pages that stay pinned (FOLL_PIN) for as long as their owner lives.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 mod charge;
 mod deferred;
@@ -22,31 +24,37 @@ use kernel::{
 use pins::count_pages;
 use run::{Runs, FEW};
 
-/// User memory, pinned (FOLL_PIN) for I/O in direction `D` until this value is dropped.
+/// User memory that is pinned (FOLL_PIN) for I/O in direction `D` until this value is dropped.
 ///
-/// A fork leaves pinned pages with the parent and copies them for the child at once, so the device and
-/// the owner of the memory keep seeing the same pages. The pages are the user's all the same: it may
-/// read and write them at any time, so nothing here hands out references into them.
+/// A fork copies pinned pages for the child at once, and the parent keeps the pages themselves. So
+/// the device and the owner of the memory always see the same pages.
 ///
-/// [`PinGuard::read`] and [`PinGuard::write`] may race with user space, the device, and each other, and
-/// order nothing. A read finds each byte as it was before or after a racing write, and racing writes leave
-/// each byte as one of them wrote it; neighbouring bytes may differ in that.
+/// User space may still read and write the memory at any time, so a guard hands out no references
+/// into it. [`PinGuard::read`] and [`PinGuard::write`] copy. They may race with user space, with
+/// the device and with each other, and order nothing: a read returns each byte as it was before or
+/// after a racing write, and racing writes leave each byte as one of them wrote it.
 ///
-/// Dropping the guard releases the pins, in any context, and dirties the pages of a [`Dest`]. What has to
-/// sleep for that (clean pages of a shared file mapping) is left to a workqueue; [`PinGuard::release`] does
-/// it on the spot.
+/// A guard may be dropped in any context. The drop releases the pins, and dirties the pages of a
+/// [`Dest`]. If a part of that has to sleep (to dirty clean pages of a shared file mapping), the
+/// drop leaves it to a workqueue; [`PinGuard::release`] does all of it at once.
 ///
-/// C: `pin_user_pages_fast()` in `mm/gup.c`, `iov_iter_extract_pages()` in `lib/iov_iter.c`,
-/// `Documentation/core-api/pin_user_pages.rst`.
+/// Reference:
+/// [`Documentation/core-api/pin_user_pages.rst`](srctree/Documentation/core-api/pin_user_pages.rst)
+///
+/// # Invariants
+///
+/// Until it is dropped, the guard has at least one run, and `runs` owns one pin of each of its
+/// pages.
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
+/// use kernel::prelude::*;
 /// use pin_guard::{Dest, PinGuard};
 ///
 /// fn receive(addr: usize, data: &[u8]) -> Result {
 ///     let buffer = PinGuard::<Dest>::new(addr, data.len())?;
-///     // ... hand `buffer.runs()` to a device, or:
+///     // A driver hands `buffer.runs()` to a device, or copies:
 ///     buffer.write(0, data)
 /// }
 /// ```
@@ -57,13 +65,24 @@ pub struct PinGuard<D: Direction> {
 }
 
 impl<D: Direction> PinGuard<D> {
-    /// Pins `len` bytes of user memory at `addr`, of the current task.
+    /// Pins `len` bytes of the current task's user memory at `addr`.
     ///
-    /// Any alignment and length will do. For I/O that ends soon; see [`PinGuard::long_term`]. May sleep.
+    /// Any alignment and any length will do. The pins are for I/O that ends soon; if user space
+    /// decides how long they last, use [`PinGuard::long_term`].
     ///
-    /// Errors, with nothing kept: EINVAL for no length or a range beyond the address space; EFAULT if a
-    /// page is not mapped, is not writable ([`Dest`]), or there is no user memory (kernel threads);
-    /// ENOMEM; EINTR or EAGAIN if killed.
+    /// May sleep. The caller must not hold the mmap lock.
+    ///
+    /// C: [`pin_user_pages_fast()`](srctree/mm/gup.c)
+    ///
+    /// # Errors
+    ///
+    /// After an error no page is pinned.
+    ///
+    /// - `EINVAL`: `len` is 0, or the range goes beyond the address space.
+    /// - `EFAULT`: a page is not mapped, or is not writable ([`Dest`]), or the current task has no
+    ///   user memory (a kernel thread).
+    /// - `ENOMEM`: there is no memory for a page, or for the list of the runs.
+    /// - `EINTR`, `EAGAIN`: the task has been killed.
     pub fn new(addr: usize, len: usize) -> Result<Self> {
         let runs = match count_pages(addr, len)? {
             1 => Pins::page(addr, len, D::GUP_FLAGS),
@@ -73,11 +92,38 @@ impl<D: Direction> PinGuard<D> {
         runs.map(Self::from_runs)
     }
 
-    /// As [`PinGuard::new`], for pins that last as long as user space wishes (FOLL_LONGTERM).
+    /// Like [`PinGuard::new`], for pins that last as long as user space likes (FOLL_LONGTERM).
     ///
-    /// The pages are migrated out of movable memory first, and charged to the user's RLIMIT_MEMLOCK: over
-    /// that ENOMEM, unless the task has CAP_IPC_LOCK. Pages of files that need
-    /// writeback give EFAULT for a [`Dest`], files on DAX EOPNOTSUPP.
+    /// The kernel first migrates the pages out of movable memory. Until the drop, the pages count
+    /// as locked memory of the current user (RLIMIT_MEMLOCK).
+    ///
+    /// May sleep. The caller must not hold the mmap lock.
+    ///
+    /// C: [`pin_user_pages_fast()`](srctree/mm/gup.c),
+    /// [`mm_account_pinned_pages()`](srctree/net/core/skbuff.c)
+    ///
+    /// # Errors
+    ///
+    /// As [`PinGuard::new`], and:
+    ///
+    /// - `ENOMEM`: the user is over RLIMIT_MEMLOCK, and the task has no CAP_IPC_LOCK.
+    /// - `EFAULT`: the memory of a [`Dest`] belongs to a file that needs writeback.
+    /// - `EOPNOTSUPP`: the memory is a file on DAX.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use kernel::prelude::*;
+    /// # use pin_guard::{PinGuard, Source};
+    /// // A buffer that user space registers once and uses often.
+    /// struct Buffer(PinGuard<Source>);
+    ///
+    /// impl Buffer {
+    ///     fn register(addr: usize, len: usize) -> Result<Self> {
+    ///         Ok(Self(PinGuard::long_term(addr, len)?))
+    ///     }
+    /// }
+    /// ```
     pub fn long_term(addr: usize, len: usize) -> Result<Self> {
         let flags = D::GUP_FLAGS | bindings::FOLL_LONGTERM;
         let pages = count_pages(addr, len)?;
@@ -89,13 +135,14 @@ impl<D: Direction> PinGuard<D> {
 
     #[inline]
     fn from_runs(runs: Runs) -> Self {
+        // INVARIANT: The lookups fail if there is no byte.
         Self {
             runs: ManuallyDrop::new(runs),
             _direction: PhantomData,
         }
     }
 
-    /// Length in bytes.
+    /// Returns the length of the memory in bytes.
     pub fn len(&self) -> usize {
         match self.runs.many() {
             None => self.runs().iter().map(Run::len).sum(),
@@ -103,12 +150,12 @@ impl<D: Direction> PinGuard<D> {
         }
     }
 
-    /// Never: a guard holds at least a byte.
+    /// Returns `false`: a guard holds at least one byte.
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// Number of pins held: one a page, also where the memory is huge pages.
+    /// Returns the number of pins, one per page of `PAGE_SIZE` bytes, in huge pages, too.
     pub fn pages(&self) -> usize {
         match self.runs.many() {
             Some(many) if many.single => self.runs().len(),
@@ -116,25 +163,43 @@ impl<D: Direction> PinGuard<D> {
         }
     }
 
-    /// The memory, in order, as folio-contiguous runs: a 2 MiB huge page is one.
+    /// Returns the memory in order, as runs that are each within one folio: a 2 MiB huge page is
+    /// one run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use kernel::bindings::bio_vec;
+    /// # use pin_guard::{Dest, PinGuard};
+    /// fn start(buffer: &PinGuard<Dest>, add_to_scatterlist: impl Fn(&bio_vec)) {
+    ///     for run in buffer.runs() {
+    ///         add_to_scatterlist(run.as_bio_vec());
+    ///     }
+    /// }
+    /// ```
     #[inline]
     pub fn runs(&self) -> &[Run] {
         self.runs.as_slice()
     }
 
-    /// Copies `out.len()` bytes from `offset` bytes into the memory on to `out`. Does not sleep.
+    /// Fills `out` with the bytes that begin `offset` bytes into the memory. Does not sleep.
     ///
-    /// Errors: EINVAL beyond the end.
+    /// # Errors
+    ///
+    /// `EINVAL`: the range goes beyond the end of the memory. Nothing has been copied.
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result {
         let base = out.as_mut_ptr();
         self.walk(offset, out.len(), |at, user, len| {
             // C's memcpy() may race, Rust's copies must not.
-            // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked for.
+            // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked
+            // for.
             unsafe { bindings::memcpy(base.add(at).cast(), user.cast(), len) };
         })
     }
 
-    /// Releases the pins on the spot. May sleep.
+    /// Releases the guard like a drop, but does all of the work at once. May sleep.
+    ///
+    /// C: [`unpin_user_page_range_dirty_lock()`](srctree/mm/gup.c)
     pub fn release(self) {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped, nor used again.
@@ -149,8 +214,8 @@ impl<D: Direction> PinGuard<D> {
         self.runs.many().is_some_and(|many| many.single)
     }
 
-    /// The run that has the byte `offset`, if that is found without a search, and those behind it; and where
-    /// the byte is in them.
+    /// The run that has the byte `offset`, if that is found without a search, and those behind it;
+    /// and where the byte is in them.
     pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
         let runs = self.runs();
         let at = runs.first().map_or(0, Run::offset) + offset;
@@ -160,8 +225,8 @@ impl<D: Direction> PinGuard<D> {
         }
     }
 
-    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len` bytes,
-    /// where it is mapped, and how long it is.
+    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len`
+    /// bytes, where it is mapped, and how long it is.
     fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
         if offset.checked_add(len).ok_or(EINVAL)? > self.len() {
             return Err(EINVAL);
@@ -215,21 +280,43 @@ impl<D: Direction> Drop for PinGuard<D> {
 }
 
 impl PinGuard<Dest> {
-    /// Copies `data` to `offset` bytes into the memory. Does not sleep.
+    /// Copies `data` to the bytes that begin `offset` bytes into the memory. Does not sleep.
     ///
-    /// Errors: EINVAL beyond the end.
+    /// # Errors
+    ///
+    /// `EINVAL`: the range goes beyond the end of the memory. Nothing has been copied.
     pub fn write(&self, offset: usize, data: &[u8]) -> Result {
         self.walk(offset, data.len(), |at, user, len| {
             // As in `read`.
-            // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked for.
+            // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked
+            // for.
             unsafe { bindings::memcpy(user.cast(), data.as_ptr().add(at).cast(), len) };
         })
     }
 
-    /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
+    /// Pins the rest of `iter`, at most `max` bytes, and advances `iter` by the length of the
+    /// guard.
     ///
-    /// Errors, with nothing kept and `iter` where it was: EINVAL for no length or an iterator that is not
-    /// on user memory (its pages are not for us to pin); else as [`PinGuard::new`].
+    /// May sleep. The caller must not hold the mmap lock.
+    ///
+    /// C: [`iov_iter_extract_pages()`](srctree/lib/iov_iter.c)
+    ///
+    /// # Errors
+    ///
+    /// As [`PinGuard::new`], and `EINVAL` if `iter` is not on user memory. After an error `iter` is
+    /// where it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use kernel::{iov::IovIterDest, prelude::*};
+    /// # use pin_guard::{Dest, PinGuard};
+    /// fn read_iter(iter: &mut IovIterDest<'_>, data: &[u8]) -> Result<usize> {
+    ///     let guard = PinGuard::<Dest>::from_iter(iter, data.len())?;
+    ///     guard.write(0, &data[..guard.len()])?;
+    ///     Ok(guard.len())
+    /// }
+    /// ```
     pub fn from_iter(iter: &mut IovIterDest<'_>, max: usize) -> Result<Self> {
         // SAFETY: The iterator is valid by its invariants.
         unsafe { Pins::extract(iter.as_raw(), max, Dest::GUP_FLAGS) }.map(Self::from_runs)
@@ -279,9 +366,17 @@ impl PinGuard<Source> {
         }
     }
 
-    /// Pins what `iter` has left, `max` bytes at most, and advances it by that. May sleep.
+    /// Pins the rest of `iter`, at most `max` bytes, and advances `iter` by the length of the
+    /// guard.
     ///
-    /// Errors: as for a [`Dest`].
+    /// May sleep. The caller must not hold the mmap lock.
+    ///
+    /// C: [`iov_iter_extract_pages()`](srctree/lib/iov_iter.c)
+    ///
+    /// # Errors
+    ///
+    /// As [`PinGuard::new`], and `EINVAL` if `iter` is not on user memory. After an error `iter` is
+    /// where it was.
     pub fn from_iter(iter: &mut IovIterSource<'_>, max: usize) -> Result<Self> {
         // SAFETY: The iterator is valid by its invariants.
         unsafe { Pins::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_runs)
@@ -292,7 +387,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Which way the data goes; named as the sides of an `iov_iter` are.
+/// The direction of the data: [`Source`] or [`Dest`], named as the sides of an `iov_iter`.
+///
+/// C: [`ITER_SOURCE`, `ITER_DEST`](srctree/include/linux/uio.h)
 pub trait Direction: sealed::Sealed + Send + Sync + 'static {
     #[doc(hidden)]
     const GUP_FLAGS: u32;
@@ -301,10 +398,22 @@ pub trait Direction: sealed::Sealed + Send + Sync + 'static {
     const DIRTIES: bool = Self::GUP_FLAGS & bindings::FOLL_WRITE != 0;
 }
 
-/// The device reads the user's pages.
+/// The device reads the user's pages. They need not be writable.
+///
+/// # Examples
+///
+/// The driver cannot write to such memory either:
+///
+/// ```compile_fail,E0599
+/// # use kernel::prelude::*;
+/// # use pin_guard::{PinGuard, Source};
+/// fn fill(buffer: &PinGuard<Source>) -> Result {
+///     buffer.write(0, b"data")
+/// }
+/// ```
 pub struct Source;
 
-/// The device writes the user's pages: they must be writable, and are dirtied on release.
+/// The device writes to the user's pages. They must be writable, and the release dirties them.
 pub struct Dest;
 
 impl sealed::Sealed for Source {}

@@ -16,10 +16,14 @@ use kernel::{
 
 /// Physically contiguous bytes within one folio.
 ///
+/// [`PinGuard::runs`](super::PinGuard::runs) lends the runs of a guard.
+///
+/// C: [`struct bio_vec`](srctree/include/linux/bvec.h)
+///
 /// # Invariants
 ///
-/// The bytes are within pages of one folio, and the owner of this value holds one pin for each of the
-/// pages.
+/// There is at least one byte. The bytes are within pages of one folio, and the owner of this value
+/// holds one pin of each of these pages.
 #[repr(transparent)]
 pub struct Run(pub(super) bindings::bio_vec);
 
@@ -39,29 +43,31 @@ impl Run {
         })
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> usize {
         self.0.bv_len as usize
     }
 
-    /// Never: a run has at least a byte.
+    /// Returns `false`: a run has at least one byte.
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// Offset of the first byte in the first page, in bytes.
+    /// Returns the offset of the first byte in the first page, in bytes.
     pub fn offset(&self) -> usize {
         self.0.bv_offset as usize
     }
 
-    /// Number of pages that the run touches.
+    /// Returns the number of pages of `PAGE_SIZE` bytes that the run touches.
     #[inline]
     pub fn pages(&self) -> usize {
         (self.offset() + self.len() + PAGE_SIZE - 1) >> PAGE_SHIFT
     }
 
-    /// The run as the block layer, `iov_iter_bvec()` and the DMA API take it. The pages stay pinned
-    /// for as long as the guard lives, and no longer.
+    /// Returns the run as the block layer, `iov_iter_bvec()` and the DMA API take it.
+    ///
+    /// The pages stay pinned for as long as the guard lives. A copy of the `bio_vec` does not keep
+    /// them pinned.
     pub fn as_bio_vec(&self) -> &bindings::bio_vec {
         &self.0
     }
@@ -74,8 +80,8 @@ impl Run {
 
     /// Dirties the folio if that needs no lock, and says whether it is dirty now.
     ///
-    /// A folio of a file is dirtied under its lock, as it could be truncated meanwhile. One of anonymous
-    /// memory cannot, and its dirtying is a mere flag (`noop_dirty_folio()`).
+    /// A folio of a file is dirtied under its lock, as it could be truncated meanwhile. One of
+    /// anonymous memory cannot, and its dirtying is a mere flag (`noop_dirty_folio()`).
     pub(super) fn try_dirty(&self) -> bool {
         let folio = self.folio();
         if !folio.is_dirty() {
@@ -96,7 +102,8 @@ const MANY: usize = 16;
 
 /// Runs that own their pins. Dropping them releases the pins, in any context, without dirtying.
 ///
-/// Most guards have one run, and are moved around: a few runs need no allocation, and are a small value.
+/// Most guards have one run, and are moved around: a few runs need no allocation, and are a small
+/// value.
 ///
 /// # Invariants
 ///
@@ -121,8 +128,8 @@ pub(super) struct Many {
     /// Of a guard: how long it is, in bytes, and whether each run is a page of its own.
     pub(super) bytes: usize,
     pub(super) single: bool,
-    /// `Some` if there is a charge, or if the release may have to sleep: to dirty pages of files, or to free
-    /// memory.
+    /// `Some` if there is a charge, or if the release may have to sleep: to dirty pages of files,
+    /// or to free memory.
     pub(super) deferred: Option<Pin<KBox<Deferred>>>,
 }
 
@@ -329,8 +336,8 @@ impl Runs {
     #[inline]
     pub(super) fn unpin(&mut self, dirty: bool) {
         let runs = self.as_slice();
-        // SAFETY: By the type invariants of `Run`, which is a `bio_vec`, the pins are ours, and they are
-        // forgotten below.
+        // SAFETY: By the type invariants of `Run`, which is a `bio_vec`, the pins are ours, and
+        // they are forgotten below.
         unsafe { pin_guard_unpin(runs.as_ptr().cast(), runs.len(), dirty) };
         self.truncate(0);
     }
