@@ -4,8 +4,8 @@
 //!
 //! # Why no fork slips by
 //!
-//! A submitter (S) opens its window and then looks up its pages; a fork (F) looks for windows and then
-//! copies the page tables:
+//! A submitter (S) opens its window and then looks up its pages; a fork (F) looks for windows and
+//! then copies the page tables:
 //!
 //! ```text
 //!     S1  insert the window              F1  mmap_write_lock(): mm_lock_seq becomes odd
@@ -17,26 +17,27 @@
 //! ```
 //!
 //! By the two barriers, F3 sees the window or S3 sees what F1 wrote. In the first case F4 finds the
-//! pages pinned and copies them for the child at once, so that the parent keeps its own. In the second,
-//! either the fork is over (F5), or S3 waits for it: S4 then looks at page tables that the fork has
-//! already write-protected, and its write access gives the parent a page of its own before the device
-//! sees it. A fork that starts later than S3 is in the first case.
+//! pages pinned and copies them for the child at once, so that the parent keeps its own. In the
+//! second, either the fork is over (F5), or S3 waits for it: S4 then looks at page tables that the
+//! fork has already write-protected, and its write access gives the parent a page of its own before
+//! the device sees it. A fork that starts later than S3 is in the first case.
 //!
 //! On a CPU that reorders, as arm64 does: S3 reads the count by a load-acquire
-//! (`raw_seqcount_try_begin()`), and F5 writes it behind a write barrier (`do_raw_write_seqcount_end()`),
-//! so if S3 sees what F5 wrote, S4 sees what F4 wrote; if it takes the read lock, by that. What S1 writes
-//! and F3 reads without a lock (the chain, and the mm and users of what is in it) is on its side of the
-//! barriers; F3 reads the rest under the lock that S1 held.
+//! (`raw_seqcount_try_begin()`), and F5 writes it behind a write barrier
+//! (`do_raw_write_seqcount_end()`), so if S3 sees what F5 wrote, S4 sees what F4 wrote; if it takes
+//! the read lock, by that. What S1 writes and F3 reads without a lock (the chain, and the mm and
+//! users of what is in it) is on its side of the barriers; F3 reads the rest under the lock that S1
+//! held.
 //!
-//! F3 looks once per VMA, and may find a window in one place and not in another: S1 inserts all its ranges
-//! under the lock of the mm's windows, and what S1 had inserted before F1 every look finds.
+//! F3 looks once per VMA, and may find a window in one place and not in another: S1 inserts all its
+//! ranges under the lock of the mm's windows, and what S1 had inserted before F1 every look finds.
 //!
-//! mremap() is an F, too: it moves page tables with the lock held for write, and F3 has each window that
-//! touches what is moved cover the new place as well ([`follow`]).
+//! mremap() is an F, too: it moves page tables with the lock held for write, and F3 has each window
+//! that touches what is moved cover the new place as well ([`follow`]).
 //!
-//! C: `mmap_lock_speculate_try_begin()` in `include/linux/mmap_lock.h`, `raw_seqcount_try_begin()` and
-//! `do_raw_write_seqcount_end()` in `include/linux/seqlock.h`, `dup_mmap()` in `mm/mmap.c`,
-//! `move_page_tables()` in `mm/mremap.c`.
+//! C: [`mmap_lock_speculate_try_begin()`](srctree/include/linux/mmap_lock.h),
+//! [`raw_seqcount_try_begin()`, `do_raw_write_seqcount_end()`](srctree/include/linux/seqlock.h),
+//! [`dup_mmap()`](srctree/mm/mmap.c), [`move_page_tables()`](srctree/mm/mremap.c)
 
 mod follow;
 mod list;
@@ -70,14 +71,36 @@ pub(crate) use tree::Pieces;
 
 static SUBMISSIONS_WAITED: Atomic<usize> = Atomic::new(0);
 
-/// User memory of the current mm has I/O in flight, from open to drop.
+/// Tells forks that a range of user memory has I/O in flight, from open to drop.
 ///
-/// For code that holds pages by plain references (`get_user_pages_fast()`) and lets a device write to
-/// them: a fork while the window is open pre-copies the pages for the child instead of sharing them.
-/// Open it *before* looking up the pages, drop it when the device is done. No page is touched: the cost does
-/// not depend on the length, and hardly on how many windows there are. It is charged to the memory cgroup.
+/// A window is for code that holds the pages by plain references (`get_user_pages_fast()`) while a
+/// device writes to them. If the process forks while the window is open, the fork copies these
+/// pages for the child at once instead of sharing them, so the parent keeps the pages of the
+/// device.
 ///
-/// Drop it in process context (a workqueue will do); it does not sleep.
+/// Open the window *before* the pages are looked up, and drop it when the device has finished. Both
+/// touch no page: their cost does not depend on the length, and hardly on the number of windows.
+/// The memory of the window is charged to the memory cgroup of the task.
+///
+/// Drop the window in process context, for example in a workqueue. The drop does not sleep. Any
+/// task may drop it, also after the process has exited.
+///
+/// C: [`copy_page_range()`](srctree/mm/memory.c), which a fork calls for each VMA
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use pin_guard::Window;
+///
+/// fn receive(addr: usize, len: usize, io: impl FnOnce() -> Result) -> Result {
+///     let window = Window::open(addr, len)?;
+///     // Looks up the pages, starts the device and waits for it.
+///     let result = io();
+///     drop(window);
+///     result
+/// }
+/// ```
 pub struct Window(Pin<CachedBox<Entry>>);
 
 /// A window.
@@ -117,10 +140,19 @@ unsafe impl Send for Entry {}
 unsafe impl Sync for Entry {}
 
 impl Window {
-    /// Opens a window on `len` bytes of user memory at `addr`, of the current task.
+    /// Opens a window on `len` bytes of the current task's user memory at `addr`.
     ///
-    /// Waits for a fork of this mm that is under way. May sleep. Errors: EINVAL for no length or a range
-    /// beyond the address space; EFAULT in a kernel thread without mm; ENOMEM; EINTR if killed.
+    /// The memory need not be mapped. If a fork of the process is under way, waits for its end. May
+    /// sleep. The caller must not hold the mmap lock.
+    ///
+    /// C: [`mmap_read_lock_killable()`](srctree/include/linux/mmap_lock.h)
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: `len` is 0, or the range goes beyond the address space.
+    /// - `EFAULT`: the current task has no user memory (a kernel thread).
+    /// - `ENOMEM`: there is no memory for the window, or its memory cgroup is at its limit.
+    /// - `EINTR`: the task has been killed while it waited for a fork.
     pub fn open(addr: usize, len: usize) -> Result<Self> {
         let addr = untagged(addr);
         let end = addr.checked_add(len).filter(|_| len != 0).ok_or(EINVAL)?;
@@ -128,12 +160,13 @@ impl Window {
         unsafe { Self::open_in(current_mm()?, addr..end, Pieces::new(), true) }
     }
 
-    /// Opens a window on what `iter` has left, which is not nothing. As [`Window::open`], but with `may_wait`
-    /// false gives EAGAIN instead of sleeping.
+    /// Opens a window on what `iter` has left, which is not nothing. As [`Window::open`], but with
+    /// `may_wait` false gives EAGAIN instead of sleeping.
     ///
     /// # Safety
     ///
-    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task, with something left.
+    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task, with something
+    /// left.
     pub(crate) unsafe fn open_iter(
         iter: *const bindings::iov_iter,
         may_wait: bool,
@@ -201,8 +234,8 @@ impl Window {
 }
 
 impl Entry {
-    /// Calls `f` with the memory that it was opened on: a loop over an iterator of all would cost more than the
-    /// one piece that there is as a rule.
+    /// Calls `f` with the memory that it was opened on: a loop over an iterator of all would cost
+    /// more than the one piece that there is as a rule.
     #[inline(always)]
     fn each_segment(&self, mut f: impl FnMut(&Node)) {
         f(&self.first);
@@ -271,8 +304,8 @@ fn untagged(addr: usize) -> usize {
     unsafe { pin_guard_untagged_addr(addr) }
 }
 
-/// What `iter` has left, which is not nothing: a range, and more of them. Segments that follow or overlap
-/// each other are one.
+/// What `iter` has left, which is not nothing: a range, and more of them. Segments that follow or
+/// overlap each other are one.
 ///
 /// # Safety
 ///
@@ -291,7 +324,8 @@ unsafe fn segments(
     unsafe { many_segments(iter, flags) }
 }
 
-/// The first segment of `iter`, as far as it is meant, its length, and that of all that `iter` has left.
+/// The first segment of `iter`, as far as it is meant, its length, and that of all that `iter` has
+/// left.
 ///
 /// # Safety
 ///
@@ -324,8 +358,8 @@ unsafe fn many_segments(
     let pieces = Pieces::new();
     let mut last = 0..0;
     loop {
-        // SAFETY: `at` is a valid, user-backed `iov_iter`; it has something left, or the loop had ended, so
-        // it is not beyond its last segment.
+        // SAFETY: `at` is a valid, user-backed `iov_iter`; it has something left, or the loop had
+        // ended, so it is not beyond its last segment.
         let (range, len, left) = unsafe { first_segment(&at) };
         if !range.is_empty() {
             if last.is_empty() {
@@ -345,7 +379,8 @@ unsafe fn many_segments(
     }
 }
 
-/// The sequence count of the mmap lock of `mm`, which is held for write: no two holders see the same.
+/// The sequence count of the mmap lock of `mm`, which is held for write: no two holders see the
+/// same.
 ///
 /// # Safety
 ///
@@ -381,7 +416,8 @@ unsafe fn wait_for_fork(mm: *mut bindings::mm_struct, may_wait: bool) -> Result 
     Ok(())
 }
 
-/// Whether windows of `mm`, whose mmap lock is held for write, touch `area`. Runs in an ftrace callback.
+/// Whether windows of `mm`, whose mmap lock is held for write, touch `area`. Runs in an ftrace
+/// callback.
 #[inline(always)]
 pub(crate) fn touch(mm: *const bindings::mm_struct, area: impl FnOnce() -> Range<usize>) -> bool {
     // F2 of the proof above.
@@ -396,7 +432,8 @@ fn touch_within(mm: *const bindings::mm_struct, area: Range<usize>) -> bool {
         && mm::with(mm, |state| state.tree.first_within(&area).is_some()).unwrap_or(false)
 }
 
-/// The first pages of `area` that a window of `mm` covers, as far as that window goes. `area` is whole pages.
+/// The first pages of `area` that a window of `mm` covers, as far as that window goes. `area` is
+/// whole pages.
 pub(crate) fn first_within(
     mm: *const bindings::mm_struct,
     area: &Range<usize>,
@@ -422,8 +459,8 @@ fn pages_within(range: &Range<usize>, area: &Range<usize>) -> Option<Range<usize
     (start < end).then_some(start..end)
 }
 
-/// Notes that the fork of `mm` into `child` has found windows in the VMA at `start`. Returns whether
-/// that is the first such VMA of this fork.
+/// Notes that the fork of `mm` into `child` has found windows in the VMA at `start`. Returns
+/// whether that is the first such VMA of this fork.
 ///
 /// A fork copies VMAs in ascending order, so the same child at a lower address is a new fork.
 pub(crate) fn first_copy(mm: *const bindings::mm_struct, child: usize, start: usize) -> bool {
