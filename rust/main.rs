@@ -1,25 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! pin_guard: user pages that a device works on stay with the process that owns them, whatever it
-//! forks.
+//! pin_guard keeps the pages that a device works on with the process that owns them, whatever the
+//! process forks.
 //!
-//! A fork write-protects the pages of the parent. Where a kernel path holds a page by a plain reference
-//! (FOLL_GET) while a device writes to it, the parent's next write gives it a *new* page, and the data
-//! lands in the old one. Pages that are pinned (FOLL_PIN) are copied for the child at once instead.
+//! A fork write-protects the pages of the parent. If a kernel path holds a page by a plain
+//! reference (FOLL_GET) while a device writes to it, the parent's next write to that page gives the
+//! parent a *new* page, and the data of the device is lost with the old one. If the page is pinned
+//! (FOLL_PIN), the fork copies it for the child at once, and the parent keeps it.
 //!
-//! - [`PinGuard`] is the owning type for pinned user pages, for drivers in Rust.
-//! - [`Window`] is for paths that hold plain references: user memory that has I/O in flight. The *fork
-//!   hook* pins what the windows of the forking process cover, while the fork copies it.
-//! - [`Socket`] and [`InFlight`] are the *send guard*: they hold pinned pages that were handed to a socket
-//!   until the stack has let go of them.
-//! - The *direct I/O watch* opens windows around the O_DIRECT reads of NFS and Ceph.
+//! - [`PinGuard`] owns pinned user pages, for drivers in Rust.
+//! - [`Window`] protects pages that other code holds by plain references. It marks user memory that
+//!   has I/O in flight. During a fork, the *fork hook* pins the pages in the windows of the
+//!   process.
+//! - [`Socket`] and [`InFlight`] are the *send guard*. It sends pinned pages without a copy, and
+//!   holds the pins until the network stack has released the pages.
+//! - [`ModuleRef`] and [`Quiesce`] keep the code of a driver loaded while its I/O is in flight.
+//! - The *direct I/O watch* opens windows around the O_DIRECT reads of NFS and Ceph. A driver has
+//!   no part in this.
 //!
-//! The words of its own: a *window* is user memory of an mm with I/O in flight that holds no pins; a
-//! *run* is physically contiguous memory within one folio; a *target* is a kernel function that is
-//! redirected to one of ours; a *chain* is sends that share skbs, so are complete together.
+//! A driver needs no unsafe code to use the crate. `Documentation/api.rst` introduces it by
+//! example; `samples/pin_guard_dma.rs` and `samples/pin_guard_tx.rs` are complete drivers.
+//!
+//! The crate uses these terms: a *run* is physically contiguous memory within one folio; a *target*
+//! is a kernel function whose calls the module redirects; a *chain* is a list of sends that share
+//! skbs and so complete together.
 
-// For `rustdoc --test`, which does not take kbuild's -Zcrate-attr=no_std, and with no_std compiles an
-// example as the items of a crate, not as the body of a main().
+// For `rustdoc --test`, which does not take kbuild's -Zcrate-attr=no_std, and with no_std compiles
+// an example as the items of a crate, not as the body of a main().
 #![cfg_attr(doctest, no_std)]
 #![doc(test(attr(no_std, no_main, allow(unused))))]
 
@@ -73,8 +80,8 @@ module! {
     },
 }
 
-/// The fields drop in this order: what user space sees, the redirections, then the wait for the last
-/// caller, and what that had used.
+/// The fields drop in this order: what user space sees, the redirections, then the wait for the
+/// last caller, and what that had used.
 #[pin_data]
 struct Module {
     #[pin]

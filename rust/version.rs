@@ -4,7 +4,12 @@
 
 use kernel::{prelude::*, sync::barrier};
 
-/// The `&'static ThisModule` of the crate that invokes it.
+/// Returns the `&'static ThisModule` of the crate that invokes it, on each kernel that is
+/// supported.
+///
+/// The root of that crate has the `module!`. See [`ModuleRef`](crate::ModuleRef) for an example.
+///
+/// C: [`THIS_MODULE`](srctree/include/linux/init.h)
 #[cfg(linux_7_3)]
 #[allow(clippy::crate_in_macro_def)] // the invoking crate is meant
 #[macro_export]
@@ -14,7 +19,12 @@ macro_rules! this_module {
     };
 }
 
-/// The `&'static ThisModule` of the crate that invokes it.
+/// Returns the `&'static ThisModule` of the crate that invokes it, on each kernel that is
+/// supported.
+///
+/// The root of that crate has the `module!`. See [`ModuleRef`](crate::ModuleRef) for an example.
+///
+/// C: [`THIS_MODULE`](srctree/include/linux/init.h)
 #[cfg(not(linux_7_3))]
 #[allow(clippy::crate_in_macro_def)] // the invoking crate is meant
 #[macro_export]
