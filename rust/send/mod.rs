@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The send guard: pages handed to a socket stay pinned until the last skb that refers to them is gone,
-//! and the sender is told then.
+//! The send guard: pages that a socket sends stay pinned until the last skb that refers to them has
+//! been freed. Then the sender gets a notification.
 //!
-//! An skb that takes pages holds a reference on the `ubuf_info` that came with them
-//! (`skb_zcopy_set()` in `include/linux/skbuff.h`). It drops it when its data is freed: acknowledged, or
-//! given up, and let go of by qdisc and NIC; or when somebody copied the pages, as for a packet tap
-//! (`skb_copy_ubufs()`). So the last reference is the end, whatever was retransmitted.
+//! An skb that takes pages takes a reference on the `ubuf_info` that came with them
+//! (`skb_zcopy_set()`). It drops the reference when its data is freed, that is when the data has
+//! been acknowledged or given up, and qdisc and NIC have freed their clones; or when the stack has
+//! copied the pages, as for a packet tap (`skb_copy_ubufs()`). So the last reference is the end,
+//! whatever was retransmitted.
 //!
-//! An skb can hold one `ubuf_info` only. A send that begins in an skb of another joins that one's *chain*
-//! instead of breaking the TCP segment in two: all of a chain end together.
+//! An skb can hold only one `ubuf_info`. A send that begins in the skb of another send joins the
+//! *chain* of that send, instead of breaking the TCP segment in two. All sends of a chain complete
+//! together.
+//!
+//! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
@@ -39,14 +43,33 @@ use kernel::{
 use notif::{Buffer, Notif};
 use socket::Protocol;
 
-/// A send that the socket has taken, and its clones are the same. Dropping it changes nothing for the send; in
-/// task context.
+/// A send that the socket has taken. Clones of the value stand for the same send.
 ///
-/// The pages are held until [`InFlight::is_complete`]: the peer has acknowledged the data, and no queue, NIC
-/// or retransmission refers to them. A peer that is gone delays that until TCP gives up, which can take
-/// minutes, and longer than the sender lives; [`InFlight::abort`] does not wait for that.
+/// The pages stay pinned until [`InFlight::is_complete`]: the peer has acknowledged the data, and
+/// no queue, no NIC and no retransmission refers to the pages. If the peer is gone, this takes
+/// until TCP gives up: minutes, perhaps longer than the sender lives. [`InFlight::abort`] does not
+/// wait for that.
 ///
-/// C: `struct ubuf_info` in `include/linux/skbuff.h`, `skb_release_data()` in `net/core/skbuff.c`.
+/// Drop the value in task context. The drop does not affect the send.
+///
+/// C: [`struct ubuf_info`](srctree/include/linux/skbuff.h),
+/// [`skb_release_data()`](srctree/net/core/skbuff.c)
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{prelude::*, time::msecs_to_jiffies};
+/// use pin_guard::InFlight;
+///
+/// fn finish(send: &InFlight) -> Result<usize> {
+///     if let Err(e) = send.wait(msecs_to_jiffies(1000)) {
+///         send.abort()?;
+///         // The pages are in use until the send is complete.
+///         return Err(e);
+///     }
+///     Ok(send.sent())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct InFlight {
     notif: Arc<Notif>,
@@ -54,31 +77,39 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// How many bytes the socket took.
+    /// Returns the number of bytes that the socket took.
     pub fn sent(&self) -> usize {
         self.sent
     }
 
-    /// How many pages the socket holds for it now.
+    /// Returns the number of pages that the send still holds: 0 if it is complete.
     pub fn pages(&self) -> usize {
         self.notif.pages.load(Acquire)
     }
 
-    /// Whether nobody refers to the pages any more: the memory may be reused.
+    /// Returns whether the memory may be reused: nothing refers to the pages any more. Any context.
     pub fn is_complete(&self) -> bool {
         self.pages() == 0
     }
 
-    /// Whether the stack has copied something of it, or of what shared an skb with it: for a receiver on this
-    /// machine, a tap, a NIC without checksums; or at once, as for a UDP datagram of more than one
-    /// fragment.
+    /// Returns whether the stack has copied data of this send, or of one in its chain.
+    ///
+    /// The stack does so for a receiver on this machine, for a packet tap, for a NIC without
+    /// checksums, and for a UDP datagram of several fragments.
     pub fn copied(&self) -> bool {
         self.notif.copied.load(Relaxed)
     }
 
-    /// Waits until it is complete, for `limit` jiffies at most. Sleeps.
+    /// Waits until the send is complete, at most `limit` jiffies. Sleeps.
     ///
-    /// Errors, with the send still in flight: ETIMEDOUT; EINTR if the task is killed.
+    /// C: [`wait_for_completion_killable_timeout()`](srctree/kernel/sched/completion.c)
+    ///
+    /// # Errors
+    ///
+    /// After an error the send is still in flight.
+    ///
+    /// - `ETIMEDOUT`: `limit` jiffies have passed.
+    /// - `EINTR`: the task has been killed.
     pub fn wait(&self, limit: Jiffies) -> Result {
         // SAFETY: It is initialised.
         let ret = unsafe {
@@ -94,14 +125,20 @@ impl InFlight {
         }
     }
 
-    /// Resets the connection that it was sent on, unless it is complete. Then the pages come back as soon
-    /// as qdisc and NIC have let go of them. May sleep.
+    /// Resets the TCP connection of the send, unless the send is complete. May sleep.
     ///
-    /// If the socket has been connected anew since, it is that connection.
+    /// The send completes as soon as qdisc and NIC have freed their clones, which may be after this
+    /// function has returned.
     ///
-    /// Errors: EOPNOTSUPP for UDP, which keeps nothing for a peer.
+    /// The connection is the one that the socket has now: if user space has connected the socket
+    /// again, this resets the new connection.
     ///
-    /// C: `tcp_abort()` in `net/ipv4/tcp.c`, which `ss -K` calls.
+    /// C: [`tcp_abort()`](srctree/net/ipv4/tcp.c), as `ss -K` does
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP`: the socket is UDP, which has no connection to reset and keeps no data for a
+    /// peer.
     pub fn abort(&self) -> Result {
         if self.is_complete() {
             self.notif.sock.can_abort()
@@ -111,35 +148,61 @@ impl InFlight {
     }
 }
 
-/// How to send.
+/// Options of a send. By default all are off.
 #[derive(Clone, Copy, Default)]
 pub struct SendOptions {
-    /// EAGAIN, or a short send, where the socket has no room (MSG_DONTWAIT). O_NONBLOCK does it too.
+    /// If the socket has no room, return `EAGAIN` or send a part instead of waiting (MSG_DONTWAIT).
+    /// A file with O_NONBLOCK does not wait either.
     pub dont_wait: bool,
-    /// There is more to come: no small segment for now (MSG_MORE). TCP only.
+    /// More data will follow: send no small segment for now (MSG_MORE). Only for TCP.
     pub more: bool,
-    /// Have the stack copy on a socket that cannot send without: kTLS and other ULPs, sockmap, TCP with MTU
-    /// probing. Else such a send fails with EOPNOTSUPP.
+    /// On a socket that cannot send without a copy (kTLS and other ULPs, sockmap, TCP with MTU
+    /// probing), let the stack copy. Without this option the send fails with `EOPNOTSUPP`.
     pub copy_ok: bool,
 }
 
 impl Socket {
-    /// Sends the memory of `guard`, and lets go of it when the stack has. May sleep.
+    /// Sends the memory of `guard`, and releases the guard when the send is complete.
     ///
-    /// The socket may take less than that ([`InFlight::sent`]), as send(2) does; what it did not take is
-    /// not pinned any more. The pages are charged to RLIMIT_MEMLOCK while in flight, as MSG_ZEROCOPY does it,
-    /// unless the guard is already ([`PinGuard::long_term`]).
+    /// The socket may take fewer bytes than the guard has, as with send(2); see [`InFlight::sent`].
+    /// The guard then releases the pins of the other bytes.
     ///
-    /// A datagram is one send: there is no corking, by `more` or UDP_CORK.
+    /// While the pages are in flight, they count as locked memory of the current user
+    /// (RLIMIT_MEMLOCK), as with MSG_ZEROCOPY, unless they already do ([`PinGuard::long_term`]).
     ///
-    /// Errors, with nothing sent and nothing pinned: what send(2) says on that socket, among it EAGAIN,
-    /// EPIPE (without a signal), ENOTCONN, EDESTADDRREQ, ERESTARTSYS (while it waited for room);
-    /// ENOBUFS over RLIMIT_MEMLOCK; EOPNOTSUPP if the socket cannot send without a copy
-    /// ([`SendOptions::copy_ok`]); EINVAL for a corked datagram; EMSGSIZE for one that does not fit, or is of
-    /// more than 17 runs (MAX_SKB_FRAGS); ENOMEM; ENODEV if the module to notify is being unloaded.
+    /// `notify` is called once when the send is complete, unless this function fails.
     ///
-    /// C: `sock_sendmsg()` in `net/socket.c`, `tcp_sendmsg_locked()` in `net/ipv4/tcp.c`, `ip_append_data()`
-    /// in `net/ipv4/ip_output.c`.
+    /// May sleep, for memory, for the lock of the socket, and for room in it
+    /// ([`SendOptions::dont_wait`]).
+    ///
+    /// C: [`sock_sendmsg()`](srctree/net/socket.c),
+    /// [`tcp_sendmsg_locked()`](srctree/net/ipv4/tcp.c),
+    /// [`ip_append_data()`](srctree/net/ipv4/ip_output.c)
+    ///
+    /// # Errors
+    ///
+    /// After an error nothing has been sent, and no page is pinned. The errors are those of send(2)
+    /// on that socket, among them `EAGAIN`, `ENOTCONN`, `EDESTADDRREQ`, `EPIPE` (without a signal)
+    /// and `ERESTARTSYS` (a signal came while the send waited for room), and:
+    ///
+    /// - `ENOBUFS`: the user is over RLIMIT_MEMLOCK.
+    /// - `EOPNOTSUPP`: the socket cannot send without a copy; see [`SendOptions::copy_ok`].
+    /// - `EINVAL`: the datagram is corked, by [`SendOptions::more`] or UDP_CORK. Each send is one
+    ///   datagram.
+    /// - `EMSGSIZE`: the datagram does not fit, or has more than 17 runs (MAX_SKB_FRAGS).
+    /// - `ENOMEM`: there is no memory for the send.
+    /// - `ENODEV`: the module of `notify` is being unloaded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use kernel::prelude::*;
+    /// # use pin_guard::{InFlight, PinGuard, SendOptions, Socket, Source};
+    /// fn send(fd: i32, addr: usize, len: usize) -> Result<InFlight> {
+    ///     let guard = PinGuard::<Source>::new(addr, len)?;
+    ///     Socket::from_fd(fd)?.send(guard, SendOptions::default(), None)
+    /// }
+    /// ```
     pub fn send(
         &self,
         guard: PinGuard<Source>,
@@ -150,11 +213,30 @@ impl Socket {
         self.send_buffer(Buffer::Own(guard), range, options, notify)
     }
 
-    /// As [`Socket::send`], of the bytes `range` of a guard that other sends may use as well. The pins live
-    /// until the last of them, and the caller, have let go. Such a guard should be charged already, or each send
-    /// is charged all of it.
+    /// Like [`Socket::send`], for the bytes `range` of a guard that several sends share.
     ///
-    /// Errors: also EINVAL for a range that is empty or beyond the guard.
+    /// The pins live until the last of the sends is complete and the caller has dropped the guard.
+    /// Use a [`PinGuard::long_term`]: if the guard is not charged yet, each send is charged all of
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::send`], and `EINVAL` if `range` is empty or goes beyond the guard. The guard
+    /// keeps its pins.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use kernel::{prelude::*, sync::Arc};
+    /// # use pin_guard::{PinGuard, SendOptions, Socket, Source};
+    /// fn send_in_two_parts(socket: &Socket, buffer: &Arc<PinGuard<Source>>) -> Result {
+    ///     let (middle, end) = (buffer.len() / 2, buffer.len());
+    ///     let options = SendOptions::default();
+    ///     socket.send_shared(buffer, 0..middle, options, None)?;
+    ///     socket.send_shared(buffer, middle..end, options, None)?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn send_shared(
         &self,
         guard: &Arc<PinGuard<Source>>,

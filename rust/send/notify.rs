@@ -1,32 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Notifiers: the code of a driver that runs when a send is complete.
+//! Notifiers: code of a driver that runs when a send is complete.
 
 use crate::module_ref::ModuleRef;
 use kernel::{prelude::*, sync::Arc};
 
-/// What a driver does when a send is complete. A send takes it as a [`Notifier`].
+/// Code of a driver that runs when a send is complete. A send takes it as a [`Notifier`].
+///
+/// # Examples
+///
+/// See [`impl_has_notifier!`](crate::impl_has_notifier).
 pub trait Notify: Send + Sync + 'static {
-    /// Called once for each send that it came with and that did not fail, when the memory may be reused;
-    /// that may be before [`Socket::send`](super::Socket::send) returns.
+    /// Called when the memory of a send may be reused.
     ///
-    /// In softirq or task context, with the socket locked or not: it must not sleep, nor send, nor take a lock
-    /// that is not safe there. The send then drops its reference, in task context if it is the last, so the
-    /// destructor may sleep, and the notifier may own the [`InFlight`](super::InFlight).
+    /// It is called once for each send that took this notifier and did not fail, perhaps before
+    /// [`Socket::send`](super::Socket::send) returns.
+    ///
+    /// It runs in softirq or task context, with the socket locked or not. It must not sleep, must
+    /// not send, and must take only locks that are safe in softirq.
+    ///
+    /// Afterwards the send drops its reference on the notifier. If that is the last one, the send
+    /// drops it in task context, so the destructor may sleep, and the notifier may own the
+    /// [`InFlight`](super::InFlight).
     fn complete(&self);
 }
 
-/// A [`Notify`] and the module of its code, which a send keeps loaded until it has dropped the notifier.
+/// A [`Notify`] and the module of its code.
 ///
-/// `into()` makes it of an `Arc`, for a type that its crate has invoked
-/// [`impl_has_notifier!`](crate::impl_has_notifier) for.
+/// A send keeps that module loaded until it has dropped the notifier.
+///
+/// `into()` makes a `Notifier` of an `Arc<T>`, if the crate of `T` has invoked
+/// [`impl_has_notifier!`](crate::impl_has_notifier) for `T`.
 pub struct Notifier {
     notify: Arc<dyn Notify>,
     owner: &'static ThisModule,
 }
 
 impl Notifier {
-    /// Takes the reference on its module. Errors: ENODEV if that is being unloaded.
+    /// Takes a reference on the module. Any context.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the module is being unloaded.
     pub(super) fn hold(self) -> Result<(Arc<dyn Notify>, ModuleRef)> {
         let owner = ModuleRef::try_get(self.owner).ok_or(ENODEV)?;
         Ok((self.notify, owner))
@@ -40,26 +55,71 @@ impl<T: HasNotifier> From<Arc<T>> for Notifier {
     }
 }
 
+/// A type that a [`Notifier`] can be made of; [`impl_has_notifier!`](crate::impl_has_notifier)
+/// implements it.
+///
 /// # Safety
 ///
-/// `notifier` gives the module that has the code of the type, and itself: it makes the vtable there.
+/// `notifier` must return the module that has the code of the type and of `notifier` itself, where
+/// the vtable is made.
 #[doc(hidden)]
 pub unsafe trait HasNotifier: Notify {
     fn notifier(notify: Arc<Self>) -> (Arc<dyn Notify>, &'static ThisModule);
 }
 
-/// Makes a type of the invoking crate, and no other, one that a [`Notifier`] can be made of.
+/// Allows `into()` to make a [`Notifier`] of an `Arc` of a type.
 ///
-/// ```ignore
+/// The type must be one of the crate that invokes the macro, and the root of that crate must have
+/// the `module!`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     prelude::*,
+///     sync::{poll::PollCondVar, Arc},
+/// };
+/// use pin_guard::{impl_has_notifier, InFlight, Notify, PinGuard, SendOptions, Socket, Source};
+/// # struct Driver;
+/// # module! {
+/// #     type: Driver,
+/// #     name: "driver",
+/// #     authors: ["The author"],
+/// #     description: "Sends",
+/// #     license: "GPL",
+/// # }
+/// # impl kernel::Module for Driver {
+/// #     fn init(_module: &'static ThisModule) -> Result<Self> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+///
+/// #[pin_data]
+/// struct Device {
+///     #[pin]
+///     done: PollCondVar,
+/// }
+///
+/// impl Notify for Device {
+///     fn complete(&self) {
+///         self.done.notify_all();
+///     }
+/// }
+///
 /// impl_has_notifier! {
 ///     impl HasNotifier for Device
+/// }
+///
+/// fn send(device: &Arc<Device>, socket: &Socket, guard: PinGuard<Source>) -> Result<InFlight> {
+///     let notifier = Some(device.clone().into());
+///     socket.send(guard, SendOptions::default(), notifier)
 /// }
 /// ```
 #[macro_export]
 macro_rules! impl_has_notifier {
     (impl HasNotifier for $type:ty) => {
-        // SAFETY: By the orphan rule the type is one of this crate, so its code is in this module. So is this
-        // function, which is not inlined into another one.
+        // SAFETY: By the orphan rule the type is one of this crate, so its code is in this module.
+        // So is this function, which is not inlined into another one.
         unsafe impl $crate::HasNotifier for $type {
             #[inline(never)]
             fn notifier(

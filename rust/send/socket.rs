@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sockets that the send guard can hand pages to: TCP and UDP, over IPv4 and IPv6.
+//! The sockets that the send guard can send by: TCP and UDP, over IPv4 and IPv6.
+//!
+//! C header: [`include/linux/net.h`](srctree/include/linux/net.h)
 
 use super::skb;
 use crate::{
@@ -20,12 +22,17 @@ pub(super) enum Protocol {
     Udp,
 }
 
-/// A TCP or UDP socket, over IPv4 or IPv6. It stays open for as long as this value lives, whatever
-/// becomes of the file descriptor.
+/// A TCP or UDP socket, over IPv4 or IPv6.
+///
+/// The socket stays open for as long as this value lives, even if user space closes the file
+/// descriptor. Any task may use it. The drop does not sleep (`fput()`).
+///
+/// C: [`struct socket`](srctree/include/linux/net.h)
 ///
 /// # Invariants
 ///
-/// `raw` is a valid socket of that protocol. Its `file` has a reference that is ours, and keeps it.
+/// `raw` is a valid socket of that `protocol`. This value owns a reference on its `file`, which
+/// keeps the socket open.
 pub struct Socket {
     file: *mut bindings::file,
     raw: *mut bindings::socket,
@@ -38,11 +45,15 @@ unsafe impl Send for Socket {}
 unsafe impl Sync for Socket {}
 
 impl Socket {
-    /// Takes hold of the socket of the current task's file descriptor `fd`.
+    /// Takes a reference on the socket of the current task's file descriptor `fd`. Does not sleep.
     ///
-    /// Errors: EBADF; ENOTSOCK; EOPNOTSUPP for other sockets than TCP and UDP.
+    /// C: [`fget()`](srctree/fs/file.c), [`sock_from_file()`](srctree/net/socket.c)
     ///
-    /// C: `sock_from_file()` in `net/socket.c`.
+    /// # Errors
+    ///
+    /// - `EBADF`: `fd` is not open.
+    /// - `ENOTSOCK`: `fd` is not a socket.
+    /// - `EOPNOTSUPP`: the socket is not TCP or UDP over IPv4 or IPv6.
     pub fn from_fd(fd: i32) -> Result<Self> {
         // SAFETY: Any number will do.
         let file = unsafe { bindings::fget(fd as c_uint) };
@@ -92,12 +103,13 @@ impl Socket {
         Ok(socket)
     }
 
-    /// The socket as the C API takes it; valid for as long as this value lives.
+    /// Returns the socket as the C API takes it. The pointer is valid for as long as this value
+    /// lives.
     pub fn as_raw(&self) -> *mut bindings::socket {
         self.raw
     }
 
-    /// Whether its file has O_NONBLOCK: a send does not wait for room then.
+    /// Returns whether the file has O_NONBLOCK. If so, a send does not wait for room.
     pub fn is_nonblocking(&self) -> bool {
         // SAFETY: By the type invariants; fcntl(2) may change it at any time.
         let flags = unsafe { (&raw const (*self.file).f_flags).read_volatile() };
@@ -124,9 +136,10 @@ impl Socket {
 
     /// Whether the stack tells a `ubuf_info` the truth on this socket.
     ///
-    /// kTLS, other ULPs and sockmap take the data another way and clear SOCK_SUPPORT_ZC. MTU probing
-    /// (`tcp_mtu_probe()`, sysctl tcp_mtu_probing) builds its probes from the frags of other skbs
-    /// (`tcp_clone_payload()`) and leaves their ubuf behind: it would be complete too early.
+    /// kTLS, other ULPs and sockmap take the data another way and clear SOCK_SUPPORT_ZC. MTU
+    /// probing (`tcp_mtu_probe()`, sysctl tcp_mtu_probing) builds its probes from the frags of
+    /// other skbs (`tcp_clone_payload()`) and leaves their ubuf behind: it would be complete too
+    /// early.
     pub(super) fn can_zerocopy(&self) -> bool {
         // SAFETY: By the type invariants; TCP's socks are TCP's.
         unsafe {
@@ -141,13 +154,13 @@ impl Socket {
         self.protocol == Protocol::Udp && unsafe { pin_guard_udp_corked(self.sk()) }
     }
 
-    /// Sends the bytes `range` of `guard`, with a reference on `ubuf` for each skb that takes pages, or by
-    /// a copy if there is none. Returns how many bytes the socket took: not zero.
+    /// Sends the bytes `range` of `guard`, with a reference on `ubuf` for each skb that takes
+    /// pages, or by a copy if there is none. Returns how many bytes the socket took: not zero.
     ///
     /// # Safety
     ///
-    /// `range` is within `guard`, and not empty. `ubuf` is null, or valid and its own reference is the
-    /// caller's; the guard lives until its last one is gone.
+    /// `range` is within `guard`, and not empty. `ubuf` is null, or valid and its own reference is
+    /// the caller's; the guard lives until its last one is gone.
     pub(super) unsafe fn transmit(
         &self,
         guard: &PinGuard<Source>,
