@@ -1,25 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Redirection of a kernel function to one of ours, through ftrace.
+//! Redirection of a kernel function to a function of this module, through ftrace.
 //!
-//! Two `ftrace_ops` may change the instruction pointer (`FTRACE_OPS_FL_IPMODIFY`, as
-//! `kernel/livepatch/patch.c` does):
+//! Two `ftrace_ops` change the instruction pointer (`FTRACE_OPS_FL_IPMODIFY`), as those of
+//! `kernel/livepatch/patch.c` do:
 //!
-//! - That of a [`Redirect`] sits on the *target* and sends the calls that [`Replace::applies`] picks to the
-//!   *replacement*. All others go on into the target.
-//! - That of an [`Entrance`] sits on the *stand-in*, a C function of this module with the target's
-//!   signature, and sends its calls into the target, behind the target's own ftrace hook. So the
-//!   replacement calls the original by calling the stand-in. An entrance alone makes a function that is
-//!   not exported one that can be called.
+//! - The ops of a [`Redirect`] are on the *target*. They send the calls that [`Replace::applies`]
+//!   picks to the *replacement*. All other calls go on into the target.
+//! - The ops of an [`Entrance`] are on the *stand-in*, a C function of this module with the
+//!   signature of the target. They send its calls into the target, behind the target's own ftrace
+//!   hook. So the replacement calls the original by calling the stand-in. An entrance alone makes
+//!   it possible to call a function that the kernel does not export.
 //!
-//! ftrace reaches both by a return, not by an indirect branch. That matters with IBT: a function
-//! whose address nobody takes (`copy_page_range()`) has its ENDBR sealed at boot and cannot be called
-//! through a pointer. And as the call does not pass the target's hook again, there is no recursion to
-//! tell apart, whatever the compiler makes of the replacement's calls.
+//! ftrace reaches both by a return, not by an indirect branch. That matters with IBT: nobody takes
+//! the address of `copy_page_range()`, so the kernel seals its ENDBR at boot, and a call through a
+//! pointer faults. The call does not pass the target's hook again, so no code has to tell a
+//! recursive call from a first one, whatever the compiler makes of the replacement's calls.
 //!
-//! arm64 is the same: `ftrace_caller` (`arch/arm64/kernel/entry-ftrace.S`) returns to where the callback has
-//! set the instruction pointer, with the link register of the function's caller, so no `BTI C` is needed there
-//! either. `ip` is that of the hook's second instruction, the BL; behind it the function has not begun.
+//! arm64 is the same: `ftrace_caller` (`arch/arm64/kernel/entry-ftrace.S`) returns to where the
+//! callback has set the instruction pointer, with the link register of the function's caller, so it
+//! needs no `BTI C` either. `ip` is that of the hook's second instruction, the BL; behind it the
+//! function has not begun.
+//!
+//! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
 use super::symbol::{self, Home};
 use crate::{ffi::*, module_ref::ModuleRef, this_module};
@@ -40,8 +43,11 @@ use kernel::{
 /// Whether redirection is in force; see [`arm`].
 static ARMED: Atomic<i32> = Atomic::new(0);
 
-/// Lets every [`Redirect`] act. Called when nothing can fail any more: a module whose init fails is
-/// freed without regard to its references, so no call may be inside it until then.
+/// Lets every [`Redirect`] act, from now on. Any context.
+///
+/// The module calls this as the last step of its init. If the init of a module fails, the kernel
+/// frees the module without regard to its references, so no call may be inside the module before
+/// that.
 pub(crate) fn arm() {
     ARMED.store(1, Release);
 }
@@ -70,31 +76,32 @@ impl Args {
     }
 }
 
-/// A function of the kernel that a stand-in leads to.
+/// A function of the kernel, and the stand-in that an [`Entrance`] leads to it.
 ///
 /// # Safety
 ///
-/// - `Pointer` is the type of the kernel function called `NAME`.
-/// - `STAND_IN` is a traceable function of this module that nobody calls but who has an [`Entrance`] for it,
-///   or an [`Original`].
+/// - `Pointer` must be the type of the kernel function called `NAME`.
+/// - `STAND_IN` must be a traceable function of this module, and only a holder of an [`Entrance`]
+///   for it, or of an [`Original`], may call it.
 pub(super) unsafe trait Function: 'static + Send + Sync {
     /// The type of the function: an `extern "C" fn` pointer.
     type Pointer: Copy + 'static;
     const NAME: &'static CStr;
-    /// The module that it is in, which may come and go; `None` if it is in the kernel proper.
+    /// The module that has the function, and may come and go; `None` for the kernel proper.
     const MODULE: Option<&'static CStr>;
     const STAND_IN: Self::Pointer;
 }
 
-/// A function to redirect; [`replace!`] implements it.
+/// A function to redirect. [`replace!`] implements this trait.
 ///
 /// # Safety
 ///
-/// `REPLACEMENT` adopts the module reference that `enter` leaves, and keeps it, or a clone of it, until its last
-/// call of the stand-in has returned: it makes an [`Original`] of it. `ENTER` is [`Redirect::enter`] of this type,
-/// or calls that with its own arguments or not at all.
+/// - `REPLACEMENT` must adopt the module reference that [`Redirect::enter`] leaves, as an
+///   [`Original`], and keep it, or a clone of it, until its last call of the stand-in has returned.
+/// - `ENTER` must be [`Redirect::enter`] of this type, or must call that with its own arguments or
+///   not at all.
 pub(super) unsafe trait Replace: Function {
-    /// What runs instead.
+    /// The function of this module that runs instead.
     const REPLACEMENT: Self::Pointer;
 
     /// A function beside the target that only those kernels have whose target needs no protection.
@@ -103,21 +110,25 @@ pub(super) unsafe trait Replace: Function {
     /// The ftrace callback: [`Redirect::enter`], or what calls it where `applies` may be true.
     const ENTER: Callback;
 
-    /// Whether to redirect this call. Has no effect. Runs in an ftrace callback on every call of the function,
-    /// in its caller's context: must not sleep.
+    /// Returns whether to redirect this call, and has no side effect.
+    ///
+    /// It runs in an ftrace callback on every call of the function, in the context of the caller,
+    /// so it must not sleep.
     fn applies(args: &Args) -> bool;
 }
 
-/// The way to the kernel's own function, for its replacement. It keeps this module loaded.
+/// The kernel's own function, for its replacement. It keeps this module loaded.
 pub(super) struct Original<T: Replace> {
     module: ModuleRef,
     target: PhantomData<T>,
 }
 
 impl<T: Replace> Original<T> {
+    /// Adopts the module reference of this call.
+    ///
     /// # Safety
     ///
-    /// The caller is the replacement, and does this once.
+    /// The caller must be the replacement, and must do this once.
     pub(super) unsafe fn adopt() -> Self {
         Self {
             // SAFETY: `enter` has taken a reference for this call.
@@ -126,20 +137,23 @@ impl<T: Replace> Original<T> {
         }
     }
 
-    /// The function. Not to be called once `self` and all its [`Original::module`]s are gone.
+    /// Returns the function. It must not be called after `self` and all references from
+    /// [`Original::module`] are gone.
     pub(super) fn function(&self) -> T::Pointer {
         T::STAND_IN
     }
 
-    /// For what outlives this call.
+    /// Returns a module reference for work that outlives this call.
     pub(super) fn module(&self) -> ModuleRef {
         self.module.clone()
     }
 }
 
-/// Declares `$target`, which replaces a function of the kernel: `$target::applies()` picks calls, and for
-/// these `$target::call()` runs, with an [`Original`] before the arguments. `$enter` is its ftrace callback,
-/// if it has one of its own; `$unless` is [`Replace::UNLESS`].
+/// Declares `$target`, which replaces a function of the kernel.
+///
+/// `$target::applies()` picks calls. For these calls `$target::call()` runs, with an [`Original`]
+/// before the arguments. `$enter` is its ftrace callback, if it has one of its own; `$unless` is
+/// [`Replace::UNLESS`].
 macro_rules! replace {
     (
         $(#[$doc:meta])*
@@ -149,8 +163,8 @@ macro_rules! replace {
         $(#[$doc])*
         pub(super) struct $target;
 
-        // SAFETY: The type is that of the kernel's function, and of the stand-in, which is declared in
-        // helpers.c for that.
+        // SAFETY: The type is that of the kernel's function, and of the stand-in, which is declared
+        // in helpers.c for that.
         unsafe impl $crate::hook::redirect::Function for $target {
             type Pointer = unsafe extern "C" fn($($type),*) -> $ret;
             const NAME: &'static CStr = $name;
@@ -220,13 +234,17 @@ fn ops(func: Callback) -> impl PinInit<Opaque<bindings::ftrace_ops>> {
     })
 }
 
-/// Has ftrace call `ops` for the function at `addr`.
+/// Has ftrace call `ops` for the function at `addr`. May sleep.
 ///
-/// Errors: EBUSY, ENOENT, ENOMEM, ENODEV, as for [`Redirect::new`]. May sleep.
+/// C: [`ftrace_set_filter_ip()`, `register_ftrace_function()`](srctree/kernel/trace/ftrace.c)
+///
+/// # Errors
+///
+/// As [`Redirect::new`].
 ///
 /// # Safety
 ///
-/// `ops` is initialised, not registered, and stays where it is until [`unregister`].
+/// `ops` must be initialised and not registered, and must stay where it is until [`unregister`].
 unsafe fn register(ops: *mut bindings::ftrace_ops, addr: usize) -> Result {
     // SAFETY: By the safety requirements.
     let result = match unsafe { bindings::ftrace_set_filter_ip(ops, addr, 0, 1) } {
@@ -258,11 +276,11 @@ unsafe fn register(ops: *mut bindings::ftrace_ops, addr: usize) -> Result {
 /// How often, 10 ms apart, ftrace is asked again that says EAGAIN.
 const ATTEMPTS: usize = 200;
 
-/// On return nobody is in the callback (`ftrace_shutdown()` synchronises).
+/// Undoes [`register`]. On return no callback runs (`ftrace_shutdown()` synchronises). Sleeps.
 ///
 /// # Safety
 ///
-/// `ops` is registered.
+/// `ops` must be registered.
 unsafe fn unregister(ops: *mut bindings::ftrace_ops) {
     // SAFETY: By the safety requirements.
     unsafe {
@@ -281,7 +299,7 @@ fn report(name: &CStr, e: Error) {
     }
 }
 
-/// Has calls of the stand-in go to the kernel's function, from creation to drop.
+/// Sends calls of the stand-in to the kernel's function, from creation to drop.
 ///
 /// # Invariants
 ///
@@ -291,7 +309,7 @@ pub(super) struct Entrance<T: Function> {
     #[pin]
     ops: Opaque<bindings::ftrace_ops>,
     on: Atomic<i32>,
-    /// Where calls go.
+    /// The address that calls go to.
     body: Atomic<usize>,
     function: PhantomData<T>,
 }
@@ -302,7 +320,11 @@ unsafe impl<T: Function> Send for Entrance<T> {}
 unsafe impl<T: Function> Sync for Entrance<T> {}
 
 impl<T: Function> Entrance<T> {
-    /// An entrance to a function of the kernel proper. Errors: as for [`Redirect::new`].
+    /// Opens an entrance to a function of the kernel proper. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redirect::new`].
     pub(super) fn new() -> impl PinInit<Self, Error> {
         Self::closed().pin_chain(|this| {
             let addr = symbol::address(T::NAME, None);
@@ -345,8 +367,8 @@ impl<T: Function> Entrance<T> {
     ) {
         // SAFETY: `ops` is the field of an `Entrance<T>` that outlives its registration.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
-        // SAFETY: `body` is set before anybody calls the stand-in, which has the type of the function. The
-        // function cannot move while a call is on its way to it.
+        // SAFETY: `body` is set before anybody calls the stand-in, which has the type of the
+        // function. The function cannot move while a call is on its way to it.
         unsafe { pin_guard_ftrace_regs_set_instruction_pointer(fregs, this.body.load(Relaxed)) };
     }
 }
@@ -361,7 +383,7 @@ impl<T: Function> PinnedDrop for Entrance<T> {
     }
 }
 
-/// What has become of a redirection.
+/// The state of a redirection.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     /// Turned off by a module parameter.
@@ -374,11 +396,13 @@ enum State {
     Failed(Error),
 }
 
-/// A function, redirected from creation to drop.
+/// Redirects a function from creation to drop.
 ///
-/// For a target in a module, attaches when that module comes and detaches when it goes: ftrace does
-/// neither for `IPMODIFY` users and ends in a WARN and a dead ftrace otherwise
-/// (`kernel/trace/ftrace.c`, `ftrace_module_enable()`, `__ftrace_hash_rec_update()`).
+/// If the target is in a module, the redirection attaches when that module comes and detaches when
+/// it goes. ftrace does neither for `IPMODIFY` users: it emits a WARN, and in the end shuts itself
+/// down.
+///
+/// C: [`ftrace_module_enable()`, `__ftrace_hash_rec_update()`](srctree/kernel/trace/ftrace.c)
 ///
 /// # Invariants
 ///
@@ -404,17 +428,24 @@ unsafe impl<T: Replace> Send for Redirect<T> {}
 unsafe impl<T: Replace> Sync for Redirect<T> {}
 
 impl<T: Replace> Redirect<T> {
-    /// Redirects the target from now on, or from when its module comes; not at all if `!wanted`.
+    /// Redirects the target: now, or when its module comes; not at all if `!wanted`. May sleep.
     ///
-    /// Errors, each with a line in the log: EBUSY if the target is redirected already (livepatch) or
-    /// `kernel.ftrace_enabled` is 0; ENOENT if this kernel has no such function to trace; ENODEV if
-    /// ftrace is dead; ENOMEM. May sleep.
+    /// # Errors
+    ///
+    /// Each error has a line in the kernel log.
+    ///
+    /// - `EBUSY`: the target is redirected already (by a livepatch), or `kernel.ftrace_enabled` is
+    ///   0.
+    /// - `ENOENT`: this kernel has no such function that ftrace can trace.
+    /// - `ENODEV`: ftrace has shut itself down.
+    /// - `ENOMEM`: there is no memory for the filter.
     pub(super) fn new(wanted: bool) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             ops <- ops(T::ENTER),
             entrance <- Entrance::closed(),
             notifier <- Opaque::ffi_init(|slot: *mut bindings::notifier_block| {
-                // SAFETY: `slot` is valid for writes; a notifier block may be zero but for the call.
+                // SAFETY: `slot` is valid for writes; a notifier block may be zero but for the
+                // call.
                 unsafe {
                     slot.write_bytes(0, 1);
                     (*slot).notifier_call = Some(Self::module_event);
@@ -566,8 +597,8 @@ impl<T: Replace> Redirect<T> {
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
         let body = ip + bindings::MCOUNT_INSN_SIZE as usize;
         this.entrance.body.store(body, Relaxed);
-        // SAFETY: By the safety requirements of `Function` and `Replace`, the replacement has the target's
-        // type, and `fregs` holds the target's arguments.
+        // SAFETY: By the safety requirements of `Function` and `Replace`, the replacement has the
+        // target's type, and `fregs` holds the target's arguments.
         unsafe {
             let replacement = mem::transmute_copy(&T::REPLACEMENT);
             pin_guard_ftrace_regs_set_instruction_pointer(fregs, replacement);
@@ -602,8 +633,8 @@ impl<T: Replace> PinnedDrop for Redirect<T> {
             // SAFETY: Registered by `turn_on`.
             unsafe { bindings::unregister_module_notifier(self.notifier.get()) };
         }
-        // The module's last reference is gone (or it was never armed), so no replacement runs, and nobody
-        // needs the entrance, which goes next.
+        // The module's last reference is gone (or it was never armed), so no replacement runs, and
+        // nobody needs the entrance, which goes next.
         self.detach(&mut self.state.lock());
     }
 }
