@@ -26,7 +26,9 @@ pub(super) type Chunk = [MaybeUninit<*mut bindings::page>; CHUNK];
 /// For how many pages that are to come there is room made at once: 64 KiB.
 const ROOM: usize = 4096;
 
-/// Pins that are being collected, in runs. Dropping it releases them, in any context, without dirtying.
+/// Pins that are being collected, in runs.
+///
+/// May be dropped in any context. The drop releases the pins and dirties no page.
 pub(crate) struct Pins {
     runs: Runs,
     /// Whether some page is not of anonymous memory.
@@ -50,8 +52,8 @@ impl Pins {
         self.runs().iter().map(Run::pages).sum()
     }
 
-    /// Takes over the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in the
-    /// first on. `more` pages are to come.
+    /// Takes over the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in
+    /// the first on. `more` pages are to come.
     ///
     /// Errors: ENOMEM; the pins are released then.
     ///
@@ -103,8 +105,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Has the run `first` start `offset` bytes later, and the last one end `rest` bytes earlier: only the first
-    /// page may start, and only the last may end, in its middle.
+    /// Has the run `first` start `offset` bytes later, and the last one end `rest` bytes earlier:
+    /// only the first page may start, and only the last may end, in its middle.
     #[inline]
     fn trim(&mut self, first: usize, offset: usize, rest: usize) {
         let runs = self.runs.as_mut_slice();
@@ -117,7 +119,8 @@ impl Pins {
         }
     }
 
-    /// Makes room for the runs of `pages` and `more` others. Errors: ENOMEM; `pages` are released then.
+    /// Makes room for the runs of `pages` and `more` others. Errors: ENOMEM; `pages` are released
+    /// then.
     fn make_room(&mut self, pages: &[*mut bindings::page], more: usize) -> Result {
         self.runs.grow(pages.len() + more).inspect_err(|_| {
             // SAFETY: These pins are ours, and in no run.
@@ -177,8 +180,8 @@ impl Pins {
         (page < folio_end).then_some((last, folio_end))
     }
 
-    /// The run of a guard whose pages are next to each other in one folio, if they are, and if none of them has to
-    /// be dirtied under a lock.
+    /// The run of a guard whose pages are next to each other in one folio, if they are, and if none
+    /// of them has to be dirtied under a lock.
     ///
     /// # Safety
     ///
@@ -202,7 +205,8 @@ impl Pins {
         }
     }
 
-    /// The runs of a guard of `len` bytes of user memory at `addr`, of the current task, which are `pages` pages.
+    /// The runs of a guard of `len` bytes of user memory at `addr`, of the current task, which are
+    /// `pages` pages.
     pub(super) fn user(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
@@ -356,16 +360,21 @@ impl Pins {
     /// How many pages [`Pins::pin_remote`] looks up at a time.
     pub(crate) const CHUNK: usize = CHUNK;
 
-    /// Adds pins of up to `count` pages of `mm`, from `addr` on. Returns how many, at least one.
+    /// Pins up to `count` pages of `mm`, from `addr` on. Returns the number of pages, at least one.
+    /// May sleep.
     ///
-    /// Errors: EFAULT if the first one cannot be had; EEXIST if it is no page; ENOMEM; EINTR if the task is
-    /// killed.
+    /// C: [`pin_user_pages_remote()`](srctree/mm/gup.c)
     ///
-    /// C: `pin_user_pages_remote()` in `mm/gup.c`.
+    /// # Errors
+    ///
+    /// - `EFAULT`: the first page cannot be pinned.
+    /// - `EEXIST`: the first address maps something that is no page.
+    /// - `ENOMEM`: there is no memory for a page, or for the list of the runs.
+    /// - `EINTR`: the task has been killed.
     ///
     /// # Safety
     ///
-    /// The mmap lock of `mm` is held.
+    /// The caller must hold the mmap lock of `mm`.
     pub(crate) unsafe fn pin_remote(
         &mut self,
         mm: *mut bindings::mm_struct,
@@ -392,11 +401,19 @@ impl Pins {
         Ok(got)
     }
 
-    /// Pins what is left of `iter`, `max` bytes at most, and advances it by that.
+    /// Pins the rest of `iter`, at most `max` bytes, and advances `iter` by the length of the runs.
+    /// May sleep.
+    ///
+    /// C: [`iov_iter_extract_pages()`](srctree/lib/iov_iter.c)
+    ///
+    /// # Errors
+    ///
+    /// As [`PinGuard::new`](super::PinGuard::new), and `EINVAL` if `iter` is not on user memory.
     ///
     /// # Safety
     ///
-    /// `iter` is a valid `iov_iter`, and if it is user-backed, on memory of the current task.
+    /// `iter` must be a valid `iov_iter`. If it is user-backed, it must be on memory of the current
+    /// task.
     pub(super) unsafe fn extract(
         iter: *mut bindings::iov_iter,
         max: usize,
@@ -487,7 +504,8 @@ fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize 
     n
 }
 
-/// The number of pages that `len` bytes at `addr` touch. EINVAL for no length or beyond the address space.
+/// The number of pages that `len` bytes at `addr` touch. EINVAL for no length or beyond the address
+/// space.
 #[inline]
 pub(super) fn count_pages(addr: usize, len: usize) -> Result<usize> {
     let last = addr.wrapping_add(len).wrapping_sub(1);
@@ -499,8 +517,8 @@ pub(super) fn count_pages(addr: usize, len: usize) -> Result<usize> {
         .wrapping_add(1))
 }
 
-/// What a lookup of pages returned: a count, or an errno. None at all is EFAULT, and so is the last page of
-/// the address space, for which `gup_fast_fallback()` has EOVERFLOW.
+/// What a lookup of pages returned: a count, or an errno. None at all is EFAULT, and so is the last
+/// page of the address space, for which `gup_fast_fallback()` has EOVERFLOW.
 pub(super) fn to_count(ret: isize) -> Result<usize> {
     match ret {
         0 => Err(EFAULT),
