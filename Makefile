@@ -124,7 +124,7 @@ test soak compare demo bench:
 	@tools/$@
 
 farm:
-	@$(SANDBOX) enter farm/artefacts
+	@PIN_GUARD_PACKAGES='$(PACKAGES)' $(SANDBOX) enter farm/artefacts
 
 farm-test:
 	@farm/test
