@@ -28,7 +28,8 @@ help:
 	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
 	@echo 'make modules_install KDIR=TREE    install pin_guard.ko; SAMPLES=1: the samples, too'
 	@echo 'make patch KDIR=TREE              a patch that adds the module to a kernel tree'
-	@echo 'make deb        the Debian package pin-guard-dkms'
+	@echo 'make deb        the Debian package pin-guard-dkms;  make deb-test: tries it on a Debian'
+	@echo '                that is thrown away'
 	@echo 'make bnx2-firmware    what the bnx2 driver loads, from Debian (not free); else a stub'
 	@echo 'make farm       kernel, modules, tests and a root for a CI farm; farm-test: tries LAVA'
 	@echo '                and labgrid on them (see Documentation/farm.rst)'
@@ -116,6 +117,9 @@ patch:
 deb:
 	@$(SANDBOX) deb tools/deb
 
+deb-test: deb
+	@$(SANDBOX) deb tools/deb-test
+
 bnx2-firmware: out/firmware-debian
 out/firmware-debian:
 	@mkdir -p out
@@ -152,5 +156,5 @@ clean: clean-objects clean-selftests
 clean-cache:
 	@$(SANDBOX) clean
 
-.PHONY: help modules modules_install patch deb rustdoc kselftest bnx2-model bnx2-firmware check \
+.PHONY: help modules modules_install patch deb deb-test rustdoc kselftest bnx2-model bnx2-firmware check \
 	test soak compare demo bench vm farm farm-test clean clean-objects clean-selftests clean-cache
