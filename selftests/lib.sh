@@ -461,6 +461,16 @@ pg_log()
 		END { for (i = 0; i < n; i++) print line[i] }'
 }
 
+# the same without the stacks behind lines that a script says it expects, by PG_EXPECTED
+pg_unexpected()
+{
+	pg_log | PG_EXPECTED=${PG_EXPECTED:-} awk 'BEGIN { expected = ENVIRON["PG_EXPECTED"] }
+		expected != "" && $0 ~ expected { skip = 60 }
+		skip <= 0 { print }
+		/<\/TASK>/ { skip = 0 }
+		{ skip-- }'
+}
+
 pg_pins_are_back()
 {
 	[ "$(pg_pins)" = "$PG_PINS" ]
@@ -478,8 +488,8 @@ health_end()
 		echo scan >$PG_LEAKS && continue
 		ktap_print_msg "${log:=kmemleak has given up}"
 	done
-	log+=$(pg_log | grep -E "$PG_COMPLAINTS")
-	[ -z "$log" ] || { pg_log | grep -E -A 25 "$PG_COMPLAINTS"; cat $PG_LEAKS; } 2>/dev/null |
+	log+=$(pg_unexpected | grep -E "$PG_COMPLAINTS")
+	[ -z "$log" ] || { pg_unexpected | grep -E -A 25 "$PG_COMPLAINTS"; cat $PG_LEAKS; } 2>/dev/null |
 		head -n 90 | sed 's/^/# /'
 	pg_result "${PG_HEALTH[0]}" $((${#log} > 0))
 	if pg_wait 10 pg_pins_are_back; then
