@@ -181,7 +181,7 @@ TEST_F(device, read_only_memory_is_a_source_only)
 	}
 }
 
-TEST_F_TIMEOUT(guard, every_size_at_odd_offsets, 1800)
+TEST_F_TIMEOUT(guard, every_size_at_odd_offsets, 120)
 {
 	const size_t sizes[] = {
 		1, 2, 7, 511, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 65537, (1 << 20) + 3, HUGE_SIZE,
