@@ -9,12 +9,14 @@
  *   bench windows MAPPINGS WINDOWS mapped|unmapped COUNT
  *						fork() with and without so many windows open
  *   bench open WINDOWS PROCESSES COUNT		a window is opened and closed, others are open
+ *   bench idle PROCESSES			so many that wait, until it is killed
  *   bench clock				says what the clock counts: time, or instructions
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,6 +24,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -367,6 +370,28 @@ static void bench_open(size_t windows, int processes, int count)
 }
 
 /*
+ * Each takes the counters of an mm from the percpu allocator, and so fills the holes that a load or
+ * an unload has left there. A fork that finds no hole searches the whole chunk for the next one.
+ */
+static void idle(int processes)
+{
+	for (int i = 0; i < processes; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			err(1, "fork");
+		if (pid)
+			continue;
+		/* The parent is there: only a signal ends it. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		pause();
+	}
+	puts("ready");
+	fflush(stdout);
+	pause();
+}
+
+/*
  * In an emulator that lets the clock follow the instructions (QEMU's -icount shift=0) a nanosecond
  * is an instruction; then a loop of known length takes just that long.
  */
@@ -404,6 +429,8 @@ int main(int argc, char **argv)
 		bench_windows(atol(argv[2]), atol(argv[3]), argv[4], atoi(argv[5]));
 	else if (argc == 5 && !strcmp(argv[1], "open"))
 		bench_open(atol(argv[2]), atoi(argv[3]), atoi(argv[4]));
+	else if (argc == 3 && !strcmp(argv[1], "idle"))
+		idle(atoi(argv[2]));
 	else if (argc == 2 && !strcmp(argv[1], "clock"))
 		bench_clock();
 	else

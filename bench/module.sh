@@ -26,7 +26,8 @@ fail()
 	exit 1
 }
 
-trap pg_cleanup EXIT
+idle=
+trap '[ -z "$idle" ] || kill "$idle"; pg_cleanup' EXIT
 mkdir -p "$PG_RUN"
 mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 pg_unload pin_guard_bench pin_guard_dma pin_guard || fail "pin_guard is in use"
@@ -51,11 +52,15 @@ measure()
 # series SERIES: what there is to compare, once, in fresh processes
 series()
 {
-	local kind
+	local kind ready
 
 	# What a load leaves behind in the allocators is the same for all.
 	pg_load pin_guard || fail "pin_guard does not load"
 	[ "$1" = test ] || pg_unload pin_guard || fail "pin_guard does not unload"
+	# And what is free there, as far as a small fork takes it.
+	exec {ready}< <(exec "$BENCH" idle 400)
+	idle=$!
+	read -r -u "$ready" || fail "no idle processes"
 	sleep 3
 	"$BENCH" warm fork 1 4k 20 >/dev/null || fail "warm-up"
 	for kind in 4k thp; do
@@ -75,6 +80,9 @@ series()
 	done
 	measure "$1" read "$PG_RUN/mnt/file" 65536 80
 	measure "$1" read "$PG_RUN/mnt/file" 1048576 30
+	kill "$idle"
+	idle=
+	exec {ready}<&-
 	if [ "$1" = test ]; then
 		pg_unload pin_guard || fail "pin_guard does not unload"
 	fi
