@@ -398,7 +398,7 @@ static ssize_t image_differs(const struct buffer *b)
 
 /* The run */
 
-/* The child has the memory as it was. */
+/* But for what is being read, the child has the memory as it was. */
 static int child_check(void)
 {
 	struct buffer *b;
@@ -410,7 +410,7 @@ static int child_check(void)
 			continue;
 		image_before(b);
 		dma_image(b, false);
-		for (r = b->req; !opt.stalled && r < b->req + ARRAY_LEN(ranges); r++)
+		for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++)
 			image_any(&r->mem);
 		at = image_differs(b);
 		if (at < 0)
@@ -422,27 +422,71 @@ static int child_check(void)
 	return 0;
 }
 
+/* A server may have a page in memory after all, and answer before the fork: ask the child. */
+static unsigned char *child_remember(void)
+{
+	unsigned char *all = mmap(NULL, nr_buffers * HUGE_SIZE, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned int i;
+
+	for (i = 0; all != MAP_FAILED && i < nr_buffers; i++)
+		if (!buffers[i].skipped)
+			memcpy(all + i * HUGE_SIZE, buffers[i].mem.base, HUGE_SIZE);
+	return all;
+}
+
+static int child_changed(const unsigned char *all)
+{
+	unsigned int i;
+	ssize_t at;
+
+	for (i = 0; i < nr_buffers; i++) {
+		if (buffers[i].skipped)
+			continue;
+		memcpy(image, all + i * HUGE_SIZE, HUGE_SIZE);
+		at = image_differs(&buffers[i]);
+		if (at < 0)
+			continue;
+		printf("# %s %s: byte %zd of the child became %#x, was %#x\n",
+		       buffers[i].mem.kind->name, buffers[i].kind->name, at,
+		       (unsigned char)buffers[i].mem.base[at], image[at]);
+		return 1;
+	}
+	return 0;
+}
+
+/* Returns when the child knows what it has, if the requests are stalled. */
 static pid_t child_start(int *control)
 {
-	int fds[2];
-	char c;
+	unsigned char *all = NULL;
+	int go[2], ready[2];
+	char c = 0;
 	pid_t pid;
 
 	fflush(stdout);
-	if (pipe2(fds, O_CLOEXEC))
+	if (pipe2(go, O_CLOEXEC) || pipe2(ready, O_CLOEXEC))
 		ksft_exit_fail_msg("pipe: %s\n", strerror(errno));
 	pid = fork();
 	if (pid < 0)
 		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
 	if (!pid) {
-		close(fds[1]);
-		(void)!read(fds[0], &c, 1);
-		c = child_check();
+		close(go[1]);
+		if (opt.stalled) {
+			all = child_remember();
+			if (all == MAP_FAILED)
+				_exit(1);
+		}
+		close(ready[1]);
+		(void)!read(go[0], &c, 1);
+		c = child_check() || (all && child_changed(all));
 		fflush(stdout);
 		_exit(c);
 	}
-	close(fds[0]);
-	*control = fds[1];
+	close(go[0]);
+	close(ready[1]);
+	(void)!read(ready[0], &c, 1);
+	close(ready[0]);
+	*control = go[1];
 	return pid;
 }
 
