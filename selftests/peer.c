@@ -16,7 +16,7 @@
 
 #include "peer.h"
 
-#define QUIET_MS	10000	/* when no more datagrams are to be expected */
+#define QUIET_MS	30000	/* when no more datagrams are to be expected */
 
 struct session {
 	struct session *next;
