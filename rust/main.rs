@@ -53,7 +53,7 @@ mod api_rst {}
 
 pub use module_ref::{ModuleRef, Quiesce};
 pub use pin::{Dest, Direction, PinGuard, Run, Source};
-pub use send::{HasNotifier, InFlight, Notifier, Notify, SendOptions, Socket};
+pub use send::{Batch, HasNotifier, InFlight, Notifier, Notify, SendOptions, Socket};
 pub use window::Window;
 
 use cache::Created;

@@ -72,6 +72,13 @@ impl Run {
         &self.0
     }
 
+    /// As [`Run::as_bio_vec`].
+    #[inline]
+    pub(crate) fn as_bio_vecs(runs: &[Self]) -> &[bindings::bio_vec] {
+        // SAFETY: A run is a transparent `bio_vec`.
+        unsafe { slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
+    }
+
     #[inline]
     pub(super) fn folio(&self) -> Folio {
         // SAFETY: By the type invariants, the page is pinned.

@@ -28,7 +28,7 @@ pub use socket::Socket;
 
 use crate::{
     ffi::*,
-    pin::{Charge, PinGuard, Source},
+    pin::{Charge, PinGuard, Run, Source},
 };
 use core::{ops::Range, ptr};
 use kernel::{
@@ -40,7 +40,7 @@ use kernel::{
     },
     time::Jiffies,
 };
-use notif::{Buffer, Notif};
+use notif::{Buffer, Notif, Part, Parts};
 use socket::Protocol;
 
 /// A send that the socket has taken. Clones of the value stand for the same send.
@@ -209,8 +209,9 @@ impl Socket {
         options: SendOptions,
         notify: Option<Notifier>,
     ) -> Result<InFlight> {
-        let range = 0..guard.len();
-        self.send_buffer(Buffer::Own(guard), range, options, notify)
+        let mut batch = self.batch();
+        batch.add(guard)?;
+        batch.send(options, notify)
     }
 
     /// Like [`Socket::send`], for the bytes `range` of a guard that several sends share.
@@ -244,25 +245,86 @@ impl Socket {
         options: SendOptions,
         notify: Option<Notifier>,
     ) -> Result<InFlight> {
+        let mut batch = self.batch();
+        batch.add_shared(guard, range)?;
+        batch.send(options, notify)
+    }
+
+    /// Begins a batch. Nothing is sent before [`Batch::send`].
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            socket: self,
+            parts: Parts::default(),
+        }
+    }
+}
+
+/// Pieces of memory that one send takes, which costs less than a send for each.
+///
+/// On a TCP socket they follow each other in the stream, as those of writev(2). On a UDP socket each
+/// is a datagram, as those of sendmmsg(2).
+///
+/// # Examples
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use pin_guard::{InFlight, PinGuard, SendOptions, Socket, Source};
+/// fn send_all(socket: &Socket, pieces: &[(usize, usize)]) -> Result<InFlight> {
+///     let mut batch = socket.batch();
+///     for &(addr, len) in pieces {
+///         batch.add(PinGuard::new(addr, len)?)?;
+///     }
+///     batch.send(SendOptions::default(), None)
+/// }
+/// ```
+pub struct Batch<'a> {
+    socket: &'a Socket,
+    parts: Parts,
+}
+
+impl Batch<'_> {
+    /// Adds the memory of `guard`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `E2BIG`: there are 256 pieces already.
+    /// - `ENOMEM`: there is no memory for the list of the pieces.
+    pub fn add(&mut self, guard: PinGuard<Source>) -> Result {
+        let range = 0..guard.len();
+        let buffer = Buffer::Own(guard);
+        self.parts.push(Part { buffer, range })
+    }
+
+    /// Adds the bytes `range` of a guard that several sends share; see [`Socket::send_shared`]. May
+    /// sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::add`], and `EINVAL` if `range` is empty or goes beyond the guard.
+    pub fn add_shared(&mut self, guard: &Arc<PinGuard<Source>>, range: Range<usize>) -> Result {
         if range.is_empty() || range.end > guard.len() {
             return Err(EINVAL);
         }
-        self.send_buffer(Buffer::Shared(guard.clone()), range, options, notify)
+        let buffer = Buffer::Shared(guard.clone());
+        self.parts.push(Part { buffer, range })
     }
 
-    fn send_buffer(
-        &self,
-        buffer: Buffer,
-        range: Range<usize>,
-        options: SendOptions,
-        notify: Option<Notifier>,
-    ) -> Result<InFlight> {
-        let zerocopy = self.can_zerocopy();
+    /// Sends all pieces, and releases the guards when the send is complete.
+    ///
+    /// The socket may take fewer bytes than there are. The guards of the others are released at
+    /// once, but for that of a datagram that failed. Otherwise as [`Socket::send`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::send`], for the first datagram of UDP, and `EINVAL` if there is no piece.
+    pub fn send(self, options: SendOptions, notify: Option<Notifier>) -> Result<InFlight> {
+        let Self { socket, parts } = self;
+        let zerocopy = socket.can_zerocopy();
         if !zerocopy && !options.copy_ok {
             return Err(error(bindings::EOPNOTSUPP));
         }
         // Pages of two sends cannot be in one datagram (`__ip_append_data()`).
-        if (options.more && self.protocol() == Protocol::Udp) || self.is_corked() {
+        if (options.more && socket.protocol() == Protocol::Udp) || socket.is_corked() {
             return Err(EINVAL);
         }
         let mut flags = 0;
@@ -272,35 +334,77 @@ impl Socket {
         if options.more {
             flags |= bindings::MSG_MORE;
         }
-        let charge = if zerocopy && !buffer.guard().is_charged() {
-            let pages = buffer.guard().pages();
-            Some(Charge::new(pages).map_err(|_| error(bindings::ENOBUFS))?)
-        } else {
-            None
+        let charge = match parts.uncharged() {
+            pages @ 1.. if zerocopy => {
+                Some(Charge::new(pages).map_err(|_| error(bindings::ENOBUFS))?)
+            }
+            _ => None,
         };
         let notify = notify.map(Notifier::hold).transpose()?;
 
-        let notif = Notif::new(self, range.len(), buffer, charge)?;
+        let notif = Notif::new(socket, parts, charge)?;
         let ubuf = notif.ubuf.get();
         // INVARIANT: The reference that `ubuf` holds.
         let _ = Arc::into_raw(notif.clone());
 
         // SAFETY: By the invariants of `Notif`, this is ours until the reference on `ubuf` is put.
         let load = unsafe { &mut *notif.load.get() };
-        let sent = match &load.buffer {
-            // SAFETY: The range was checked, and `notif` holds the pins until `ubuf` is gone.
-            Some(buffer) => unsafe {
-                let ubuf = if zerocopy { ubuf } else { ptr::null_mut() };
-                self.transmit(buffer.guard(), range.clone(), flags, ubuf)
-            },
-            None => Err(EINVAL),
+        // SAFETY: `notif` holds the pins until `ubuf` is gone.
+        let sent = unsafe {
+            let ubuf = if zerocopy { ubuf } else { ptr::null_mut() };
+            socket.transmit_parts(&load.parts, flags, ubuf)
         };
-        if let Ok(sent) = sent {
-            notif.took(load, range, sent, notify);
+        if let Ok((_, tried)) = sent {
+            notif.took(load, tried, notify);
         }
         // SAFETY: This is the sender's reference.
         unsafe { Notif::put(ptr::null_mut(), ubuf, true) };
-        Ok(InFlight { notif, sent: sent? })
+        let (sent, _) = sent?;
+        Ok(InFlight { notif, sent })
+    }
+}
+
+impl Socket {
+    /// As [`Socket::transmit`]: a datagram for each part, or all as a part of the stream. Also
+    /// returns how many bytes were tried: the first fragments of a datagram that failed may be on
+    /// their way.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Socket::transmit`].
+    unsafe fn transmit_parts(
+        &self,
+        parts: &Parts,
+        flags: u32,
+        ubuf: *mut bindings::ubuf_info,
+    ) -> Result<(usize, usize)> {
+        let mut iter = parts.iter();
+        let first = iter.next().ok_or(EINVAL)?;
+        let one = |part: &Part| {
+            let (runs, start) = part.buffer.guard().runs_at(part.range.start);
+            // SAFETY: By the safety requirements; the range of a part was checked.
+            unsafe { self.transmit(Run::as_bio_vecs(runs), start, part.range.len(), flags, ubuf) }
+        };
+        if self.protocol() == Protocol::Udp {
+            let mut sent = one(first)?;
+            let mut tried = sent;
+            for part in iter {
+                tried += part.range.len();
+                match one(part) {
+                    Ok(bytes) => sent += bytes,
+                    Err(_) => break,
+                }
+            }
+            return Ok((sent, tried));
+        }
+        let sent = if iter.next().is_none() {
+            one(first)?
+        } else {
+            let bvecs = parts.bio_vecs()?;
+            // SAFETY: By the safety requirements.
+            unsafe { self.transmit(&bvecs, 0, parts.bytes(), flags, ubuf) }?
+        };
+        Ok((sent, sent))
     }
 }
 
@@ -365,17 +469,28 @@ mod tests {
         }
 
         fn begin_with(&self, buffer: Buffer, range: Range<usize>) -> Result<Sender> {
-            let notif = Notif::new(&self.socket, range.len(), buffer, None)?;
+            self.begin_parts(self.parts(buffer, range)?)
+        }
+
+        fn parts(&self, buffer: Buffer, range: Range<usize>) -> Result<Parts> {
+            let mut parts = Parts::default();
+            parts.push(Part { buffer, range })?;
+            Ok(parts)
+        }
+
+        fn begin_parts(&self, parts: Parts) -> Result<Sender> {
+            let len = parts.bytes();
+            let notif = Notif::new(&self.socket, parts, None)?;
             // INVARIANT: The reference that `ubuf` holds.
             let _ = Arc::into_raw(notif.clone());
-            Ok(Sender { notif, range })
+            Ok(Sender { notif, len })
         }
     }
 
-    /// The sender's reference on a `ubuf`, as `send_buffer` has it.
+    /// The sender's reference on a `ubuf`, as `Batch::send` has it.
     struct Sender {
         notif: Arc<Notif>,
-        range: Range<usize>,
+        len: usize,
     }
 
     impl Sender {
@@ -383,7 +498,7 @@ mod tests {
             let notify = notify.and_then(|notify| notify.hold().ok());
             // SAFETY: The reference on `ubuf` is not put yet.
             let load = unsafe { &mut *self.notif.load.get() };
-            self.notif.took(load, self.range.clone(), sent, notify);
+            self.notif.took(load, sent, notify);
             InFlight {
                 notif: self.notif.clone(),
                 sent,
@@ -391,7 +506,7 @@ mod tests {
         }
 
         fn took_all(&self) -> InFlight {
-            self.took(self.range.len(), None)
+            self.took(self.len, None)
         }
 
         /// The pages get into an skb of their own.
@@ -584,6 +699,100 @@ mod tests {
             assert!(send.is_complete());
             assert_eq!(stage.pinned(), 0);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_short_batch_keeps_what_was_taken() -> Result {
+        let stage = Stage::new()?;
+        let shared = Arc::new(stage.guard(4 * P)?, GFP_KERNEL)?;
+        // One page, two that begin in the middle of the shared ones, three.
+        for (sent, pages, pinned) in [
+            (1, 1, 4 + 1),
+            (P, 1, 4 + 1),
+            (P + 1, 2, 4 + 1),
+            (2 * P + 1, 3, 4 + 1),
+            (2 * P + 2, 4, 4 + 1 + 1),
+            (4 * P + 1, 5, 4 + 1 + 2),
+            (5 * P + 1, 6, 4 + 1 + 3),
+        ] {
+            let mut parts = stage.parts(Buffer::Own(stage.guard(P)?), 0..P)?;
+            let (buffer, range) = (Buffer::Shared(shared.clone()), P - 1..2 * P);
+            parts.push(Part { buffer, range })?;
+            let (buffer, range) = (Buffer::Own(stage.guard(3 * P)?), 0..3 * P);
+            parts.push(Part { buffer, range })?;
+            let sender = stage.begin_parts(parts)?;
+            let skb = sender.attach()?;
+            let send = sender.took(sent, None);
+            drop(sender);
+            assert_eq!((send.pages(), stage.pinned()), (pages, pinned));
+            drop(skb);
+            assert!(send.is_complete());
+            assert_eq!(stage.pinned(), 4);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn parts_are_one_array_of_runs() -> Result {
+        let stage = Stage::new()?;
+        let pages = Pages::folios(2)?;
+        let mut all = KVec::new();
+        for page in pages.all() {
+            all.push(page, GFP_KERNEL)?;
+        }
+        let small = Arc::new(
+            PinGuard::new(kunit::map(&all)? + 10, 4 * P - 20)?,
+            GFP_KERNEL,
+        )?;
+        let mut parts = stage.parts(Buffer::Own(stage.guard(3 * P)?), 0..3 * P)?;
+        for range in [
+            0..1,
+            P - 10..P - 9,
+            P - 11..3 * P - 10,
+            4 * P - 21..4 * P - 20,
+        ] {
+            let buffer = Buffer::Shared(small.clone());
+            parts.push(Part { buffer, range })?;
+        }
+        let bvecs = parts.bio_vecs()?;
+        let expected = [
+            (stage.pages.at(0), 0, 3 * P),
+            (pages.at(0), 10, 1),
+            (pages.at(1), 0, 1),
+            (pages.at(0), P - 1, 1),
+            (pages.at(1), 0, P),
+            (pages.at(2), 0, P),
+            (pages.at(3), P - 11, 1),
+        ];
+        let place = |bvec: &bindings::bio_vec| {
+            (bvec.bv_page, bvec.bv_offset as usize, bvec.bv_len as usize)
+        };
+        assert!(bvecs.iter().map(place).eq(expected));
+        assert_eq!(parts.bytes(), bvecs.iter().map(|bvec| place(bvec).2).sum());
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_ends_at_256_pieces() -> Result {
+        let stage = Stage::new()?;
+        let mut batch = stage.socket.batch();
+        assert_eq!(
+            stage
+                .socket
+                .batch()
+                .send(SendOptions::default(), None)
+                .err(),
+            Some(EINVAL)
+        );
+        for _ in 0..256 {
+            batch.add(stage.guard(P)?)?;
+        }
+        assert_eq!(batch.add(stage.guard(P)?), Err(E2BIG));
+        assert_eq!(stage.pinned(), 256);
+        // Not connected.
+        assert_eq!(batch.send(SendOptions::default(), None).err(), Some(EPIPE));
+        assert_eq!(stage.pinned(), 0);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     ffi::*,
     module_ref::ModuleRef,
-    pin::{Charge, PinGuard, Source},
+    pin::{Charge, PinGuard, Run, Source},
 };
 use core::{cell::UnsafeCell, mem, ops::Range, ptr};
 use kernel::{
@@ -38,11 +38,14 @@ pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// `net/core/skbuff.c`): with more, the first send would wait too long for the last.
 const CHAIN_BYTES: usize = 512 << 10;
 
-/// Maximum sends per chain. All complete in one softirq, and data appended to an existing skb is not charged to
-/// the send buffer, so the number must be bounded.
+/// Maximum sends per chain. All complete in one softirq, and data appended to an existing skb is
+/// not charged to the send buffer, so the number must be bounded.
 const CHAIN_SENDS: usize = 256;
 
-/// A guard of more runs is released by a workqueue, as that takes long for a softirq.
+/// Maximum parts per send. One softirq releases them all.
+pub(super) const MAX_PARTS: usize = 256;
+
+/// A send of more runs is released by a workqueue, as that takes long for a softirq.
 pub(super) const RUNS_AT_ONCE: usize = 1024;
 
 /// Where the pins of a send are.
@@ -60,10 +63,119 @@ impl Buffer {
     }
 }
 
+/// Bytes that are sent, and where their pins are. The range of an own guard begins at 0.
+pub(super) struct Part {
+    pub(super) buffer: Buffer,
+    pub(super) range: Range<usize>,
+}
+
+/// What a send consists of, in order: one part, which needs no allocation, or more.
+#[derive(Default)]
+pub(super) struct Parts {
+    first: Option<Part>,
+    others: KVec<Part>,
+}
+
+impl Parts {
+    /// Errors: E2BIG if there are [`MAX_PARTS`]; ENOMEM. May sleep.
+    pub(super) fn push(&mut self, part: Part) -> Result {
+        if self.first.is_none() {
+            self.first = Some(part);
+            return Ok(());
+        }
+        if self.others.len() == MAX_PARTS - 1 {
+            return Err(E2BIG);
+        }
+        Ok(self.others.push(part, GFP_KERNEL)?)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Part> {
+        Iterator::chain(self.first.iter(), self.others.iter())
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.iter().map(|part| part.range.len()).sum()
+    }
+
+    /// The pages that are not charged to the user yet.
+    pub(super) fn uncharged(&self) -> usize {
+        let guards = self.iter().map(|part| part.buffer.guard());
+        let uncharged = guards.filter(|guard| !guard.is_charged());
+        uncharged.map(PinGuard::pages).sum()
+    }
+
+    fn pages(&self) -> usize {
+        let pages = |part: &Part| part.buffer.guard().pages_in(part.range.clone());
+        self.iter().map(pages).sum()
+    }
+
+    /// How many runs are let go at most: of a guard that parts in a row share it is once.
+    fn runs(&self) -> usize {
+        let mut last = ptr::null();
+        let mut runs = 0;
+        for guard in self.iter().map(|part| part.buffer.guard()) {
+            if !ptr::eq(guard, last) {
+                runs += guard.runs().len();
+            }
+            last = guard;
+        }
+        runs
+    }
+
+    /// The bytes of all parts, as one array. Errors: ENOMEM. May sleep.
+    pub(super) fn bio_vecs(&self) -> Result<KVVec<bindings::bio_vec>> {
+        let room = |part: &Part| {
+            let guard = part.buffer.guard();
+            guard.runs().len().min(guard.pages_in(part.range.clone()))
+        };
+        let mut bvecs = KVVec::with_capacity(self.iter().map(room).sum(), GFP_KERNEL)?;
+        for Part { buffer, range } in self.iter() {
+            let (runs, mut skip) = buffer.guard().runs_at(range.start);
+            let mut left = range.len();
+            for bvec in runs.iter().map(Run::as_bio_vec) {
+                let len = bvec.bv_len as usize;
+                if skip >= len {
+                    skip -= len;
+                    continue;
+                }
+                let part = left.min(len - skip);
+                let mut bvec = *bvec;
+                bvec.bv_offset += skip as u32;
+                bvec.bv_len = part as u32;
+                bvecs.push(bvec, GFP_KERNEL)?;
+                (skip, left) = (0, left - part);
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(bvecs)
+    }
+
+    /// Lets go of what is behind the first `bytes`: not zero, and no more than there are.
+    fn truncate(&mut self, bytes: usize) {
+        let (mut left, mut keep) = (bytes, 0);
+        for part in Iterator::chain(self.first.iter_mut(), self.others.iter_mut()) {
+            if left == 0 {
+                break;
+            }
+            if part.range.len() > left {
+                part.range.end = part.range.start + left;
+                if let Buffer::Own(guard) = &mut part.buffer {
+                    guard.truncate(left);
+                }
+            }
+            left -= part.range.len();
+            keep += 1;
+        }
+        self.others.truncate(keep - 1);
+    }
+}
+
 /// What a send holds until it is complete.
 #[derive(Default)]
 pub(super) struct Load {
-    pub(super) buffer: Option<Buffer>,
+    pub(super) parts: Parts,
     charge: Option<Charge>,
     /// With what keeps its code loaded, which is dropped after it.
     notify: Option<(Arc<dyn Notify>, ModuleRef)>,
@@ -133,16 +245,11 @@ static OPS: bindings::ubuf_info_ops = bindings::ubuf_info_ops {
 };
 
 impl Notif {
-    pub(super) fn new(
-        socket: &Socket,
-        len: usize,
-        buffer: Buffer,
-        charge: Option<Charge>,
-    ) -> Result<Arc<Self>> {
+    pub(super) fn new(socket: &Socket, parts: Parts, charge: Option<Charge>) -> Result<Arc<Self>> {
         let chain = Chain {
             head: ptr::null(),
             next: ptr::null(),
-            bytes: len,
+            bytes: parts.bytes(),
             sends: 1,
         };
         Arc::pin_init(
@@ -160,7 +267,7 @@ impl Notif {
                 }),
                 chain: UnsafeCell::new(chain),
                 load: UnsafeCell::new(Load {
-                    buffer: Some(buffer),
+                    parts,
                     charge,
                     notify: None,
                 }),
@@ -179,27 +286,20 @@ impl Notif {
         )
     }
 
-    /// The socket took `sent` bytes of `range`: what an own guard has behind them is let go.
+    /// The socket took the first `bytes`: not zero. Lets go of the others.
     pub(super) fn took(
         &self,
         load: &mut Load,
-        range: Range<usize>,
-        sent: usize,
+        bytes: usize,
         notify: Option<(Arc<dyn Notify>, ModuleRef)>,
     ) {
-        let Some(buffer) = &mut load.buffer else {
-            return;
-        };
-        if let Buffer::Own(guard) = buffer {
-            if sent < range.len() {
-                guard.truncate(sent);
-                if let Some(charge) = &mut load.charge {
-                    charge.shrink(guard.pages());
-                }
+        if bytes < load.parts.bytes() {
+            load.parts.truncate(bytes);
+            if let Some(charge) = &mut load.charge {
+                charge.shrink(load.parts.uncharged());
             }
         }
-        let pages = buffer.guard().pages_in(range.start..range.start + sent);
-        self.pages.store(pages, Relaxed);
+        self.pages.store(load.parts.pages(), Relaxed);
         SENDS.add(1, Relaxed);
         SENDS_IN_FLIGHT.add(1, Relaxed);
         load.notify = notify;
@@ -331,10 +431,9 @@ impl Notif {
     fn complete(notif: Arc<Self>, copied: bool) {
         // SAFETY: By the type invariants: called by who put the chain's last reference.
         let load = unsafe { &mut *notif.load.get() };
-        let runs = |buffer: &Buffer| buffer.guard().runs().len();
-        let long = load.buffer.as_ref().map_or(0, runs) > RUNS_AT_ONCE;
+        let long = load.parts.runs() > RUNS_AT_ONCE;
         if !long {
-            load.buffer = None;
+            load.parts = Parts::default();
             load.charge = None;
         }
         notif.copied.store(copied, Relaxed);

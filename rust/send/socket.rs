@@ -5,11 +5,7 @@
 //! C header: [`include/linux/net.h`](srctree/include/linux/net.h)
 
 use super::skb;
-use crate::{
-    ffi::*,
-    pin::{PinGuard, Source},
-};
-use core::ops::Range;
+use crate::ffi::*;
 use kernel::{bindings, prelude::*};
 
 /// As in `include/uapi/linux/in.h`.
@@ -154,17 +150,18 @@ impl Socket {
         self.protocol == Protocol::Udp && unsafe { pin_guard_udp_corked(self.sk()) }
     }
 
-    /// Sends the bytes `range` of `guard`, with a reference on `ubuf` for each skb that takes
-    /// pages, or by a copy if there is none. Returns how many bytes the socket took: not zero.
+    /// Sends `len` bytes of `runs` from `start` on, with a reference on `ubuf` for each skb that
+    /// takes pages, or by a copy if there is none. Returns how many bytes the socket took: not zero.
     ///
     /// # Safety
     ///
-    /// `range` is within `guard`, and not empty. `ubuf` is null, or valid and its own reference is
-    /// the caller's; the guard lives until its last one is gone.
+    /// The runs have these bytes, at least one. `ubuf` is null, or valid and its own reference is
+    /// the caller's; the pages are pinned until its last one is gone.
     pub(super) unsafe fn transmit(
         &self,
-        guard: &PinGuard<Source>,
-        range: Range<usize>,
+        runs: &[bindings::bio_vec],
+        start: usize,
+        len: usize,
         flags: u32,
         ubuf: *mut bindings::ubuf_info,
     ) -> Result<usize> {
@@ -181,18 +178,18 @@ impl Socket {
             sg_from_iter: Some(skb::sg_from_iter),
             ..Default::default()
         };
-        let (runs, start) = guard.runs_at(range.start);
-        // SAFETY: A run is a `bio_vec`. By the safety requirements, `range` is in their bytes, and
-        // the pages are held.
+        // SAFETY: By the safety requirements.
         let ret = unsafe {
             bindings::iov_iter_bvec(
                 &mut message.msg_iter,
                 bindings::ITER_SOURCE,
-                runs.as_ptr().cast(),
+                runs.as_ptr(),
                 runs.len(),
-                start + range.len(),
+                start + len,
             );
-            bindings::iov_iter_advance(&mut message.msg_iter, start);
+            if start != 0 {
+                bindings::iov_iter_advance(&mut message.msg_iter, start);
+            }
             bindings::sock_sendmsg(self.raw, &mut message)
         };
         match ret {
