@@ -36,7 +36,8 @@
 //! It prints `!!!!!!!!` for splice: the data left after the buffer was reused.
 //!
 //! A copy or a splice is complete at once. To be told of a guard's completion there are also poll(2), and
-//! SIGIO with O_ASYNC. Sends go on when the file is closed.
+//! SIGIO with O_ASYNC. Sends go on when the file is closed. Most of the cost of a small send is that
+//! of its call and its completion: PIN_GUARD_TX_BATCH sends up to 256 pieces with one of each.
 
 mod plain_send;
 mod polled_device;
@@ -58,7 +59,7 @@ use kernel::{
     InPlaceModule,
 };
 use pin_guard::{
-    impl_has_notifier, InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source,
+    impl_has_notifier, Batch, InFlight, Notify, PinGuard, Quiesce, SendOptions, Socket, Source,
 };
 use plain_send::PlainSend;
 use polled_device::{FasyncQueue, PolledDevice, PolledDeviceRegistration};
@@ -77,6 +78,7 @@ const UNREGISTER: u32 = _IOW::<u64>('P' as u32, 0xda);
 const STATUS: u32 = _IOWR::<Status>('P' as u32, 0xdb);
 const WAIT: u32 = _IOWR::<Status>('P' as u32, 0xdc);
 const ABORT: u32 = _IOW::<u64>('P' as u32, 0xdd);
+const BATCH: u32 = _IOWR::<BatchArg>('P' as u32, 0xde);
 
 const COPY: u32 = 0;
 const SPLICE: u32 = 1;
@@ -87,6 +89,7 @@ const MORE: u32 = 0x2;
 const COPY_OK: u32 = 0x4;
 
 const MAX_LEN: u64 = 64 << 20;
+const MAX_PARTS: u32 = 256;
 
 /// `struct pin_guard_tx_send`
 #[repr(C)]
@@ -106,6 +109,34 @@ struct SendArg {
 unsafe impl FromBytes for SendArg {}
 // SAFETY: There is no padding and no interior mutability.
 unsafe impl AsBytes for SendArg {}
+
+/// `struct pin_guard_tx_part`
+#[repr(C)]
+struct Part {
+    addr: u64,
+    len: u64,
+    buffer: u64,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for Part {}
+
+/// `struct pin_guard_tx_batch`
+#[repr(C)]
+struct BatchArg {
+    parts: u64,
+    nr: u32,
+    fd: i32,
+    flags: u32,
+    reserved: u32,
+    id: u64,
+    sent: u64,
+}
+
+// SAFETY: All bit patterns are valid.
+unsafe impl FromBytes for BatchArg {}
+// SAFETY: There is no padding and no interior mutability.
+unsafe impl AsBytes for BatchArg {}
 
 /// `struct pin_guard_tx_buffer`
 #[repr(C)]
@@ -147,7 +178,19 @@ fn check_len(len: u64) -> Result<usize> {
     }
 }
 
-/// A send that was made.
+/// Errors: EINVAL for a flag that there is not.
+fn options(flags: u32) -> Result<SendOptions> {
+    if flags & !(DONTWAIT | MORE | COPY_OK) != 0 {
+        return Err(EINVAL);
+    }
+    Ok(SendOptions {
+        dont_wait: flags & DONTWAIT != 0,
+        more: flags & MORE != 0,
+        copy_ok: flags & COPY_OK != 0,
+    })
+}
+
+/// A send that was made, or a batch.
 #[derive(Clone)]
 struct Request {
     id: u64,
@@ -210,82 +253,126 @@ struct Tx {
 }
 
 impl Tx {
+    /// Adds memory to a batch. May sleep.
+    fn add(&self, batch: &mut Batch<'_>, part: &Part) -> Result {
+        let (addr, len) = (part.addr as usize, check_len(part.len)?);
+        if part.buffer == 0 {
+            return batch.add(PinGuard::new(addr, len)?);
+        }
+        let guard = {
+            let known = self.known.lock();
+            known.buffers[known.buffer(part.buffer)?].1.clone()
+        };
+        let end = addr.checked_add(len).ok_or(EINVAL)?;
+        batch.add_shared(&guard, addr..end)
+    }
+
+    /// Sends by the guard what `add` adds. May sleep.
+    fn guarded(
+        tx: ArcBorrow<'_, Self>,
+        fd: i32,
+        flags: u32,
+        add: impl FnOnce(&mut Batch<'_>) -> Result,
+    ) -> Result<Request> {
+        let options = options(flags)?;
+        let socket = Socket::from_fd(fd)?;
+        let mut batch = socket.batch();
+        add(&mut batch)?;
+        let notify: Arc<Self> = tx.into();
+        let in_flight = batch.send(options, Some(notify.into()))?;
+        Ok(Request {
+            id: 0,
+            sent: in_flight.sent(),
+            copied: false,
+            in_flight: Some(in_flight),
+        })
+    }
+
     /// Makes the send that was asked for. May sleep.
     fn transmit(tx: ArcBorrow<'_, Self>, send: &SendArg) -> Result<Request> {
-        let (addr, len) = (send.addr as usize, check_len(send.len)?);
-        if send.mode > GUARD
-            || send.flags & !(DONTWAIT | MORE | COPY_OK) != 0
-            || send.reserved != 0
-            || (send.buffer != 0 && send.mode != GUARD)
-        {
+        let &SendArg {
+            addr, len, buffer, ..
+        } = send;
+        if send.reserved != 0 || (buffer != 0 && send.mode != GUARD) {
             return Err(EINVAL);
         }
-        let options = SendOptions {
-            dont_wait: send.flags & DONTWAIT != 0,
-            more: send.flags & MORE != 0,
-            copy_ok: send.flags & COPY_OK != 0,
-        };
+        if send.mode == GUARD {
+            let part = Part { addr, len, buffer };
+            return Self::guarded(tx, send.fd, send.flags, |batch| tx.add(batch, &part));
+        }
+        let (addr, len) = (addr as usize, check_len(len)?);
+        let options = options(send.flags)?;
         let socket = Socket::from_fd(send.fd)?;
-        let (sent, in_flight) = match send.mode {
-            COPY => (socket.copy(addr, len, options)?, None),
-            SPLICE => (socket.splice(addr, len, options)?, None),
-            _ => {
-                let notify: Arc<Self> = tx.into();
-                let in_flight = if send.buffer == 0 {
-                    let guard = PinGuard::<Source>::new(addr, len)?;
-                    socket.send(guard, options, Some(notify.into()))?
-                } else {
-                    let guard = {
-                        let known = tx.known.lock();
-                        known.buffers[known.buffer(send.buffer)?].1.clone()
-                    };
-                    let end = addr.checked_add(len).ok_or(EINVAL)?;
-                    socket.send_shared(&guard, addr..end, options, Some(notify.into()))?
-                };
-                (in_flight.sent(), Some(in_flight))
-            }
+        let sent = match send.mode {
+            COPY => socket.copy(addr, len, options)?,
+            SPLICE => socket.splice(addr, len, options)?,
+            _ => return Err(EINVAL),
         };
         Ok(Request {
             id: 0,
             sent,
             copied: send.mode == COPY,
-            in_flight,
+            in_flight: None,
         })
+    }
+
+    /// Makes a request by `transmit`. Returns its id, and how many bytes it sent.
+    fn make(&self, transmit: impl FnOnce() -> Result<Request>) -> Result<(u64, usize)> {
+        // What can fail comes first: a send that was made is known.
+        {
+            let mut known = self.known.lock();
+            let sending = known.sending + 1;
+            known.requests.reserve(sending, GFP_KERNEL)?;
+            known.sending = sending;
+        }
+        let made = transmit();
+        let (id, sent, complete) = {
+            let mut known = self.known.lock();
+            known.sending -= 1;
+            let made = made?;
+            known.last_id += 1;
+            let id = known.last_id;
+            let (sent, complete) = (made.sent, made.is_complete());
+            // The capacity is there.
+            let _ = known.requests.push_within_capacity(Request { id, ..made });
+            (id, sent, complete)
+        };
+        // It may have been complete before `poll` could see it.
+        if complete {
+            self.complete();
+        }
+        Ok((id, sent))
     }
 
     fn send(tx: ArcBorrow<'_, Self>, arg: UserPtr) -> Result {
         let (mut reader, mut writer) =
             UserSlice::new(arg, mem::size_of::<SendArg>()).reader_writer();
         let mut send: SendArg = reader.read()?;
-
-        // What can fail comes first: a send that was made is known.
-        {
-            let mut known = tx.known.lock();
-            let sending = known.sending + 1;
-            known.requests.reserve(sending, GFP_KERNEL)?;
-            known.sending = sending;
-        }
-        let made = Self::transmit(tx, &send);
-        let complete = {
-            let mut known = tx.known.lock();
-            known.sending -= 1;
-            let made = made?;
-            known.last_id += 1;
-            let id = known.last_id;
-            let request = Request { id, ..made };
-            send.id = id;
-            send.sent = request.sent as u64;
-            let complete = request.is_complete();
-            // The capacity is there.
-            let _ = known.requests.push_within_capacity(request);
-            complete
-        };
-        // It may have been complete before `poll` could see it.
-        if complete {
-            tx.complete();
-        }
+        let (id, sent) = tx.make(|| Self::transmit(tx, &send))?;
+        send.id = id;
+        send.sent = sent as u64;
         // The data is on its way: if this fails, the request stays, to be found by id 0.
         writer.write(&send)
+    }
+
+    fn send_batch(tx: ArcBorrow<'_, Self>, arg: UserPtr) -> Result {
+        let (mut reader, mut writer) =
+            UserSlice::new(arg, mem::size_of::<BatchArg>()).reader_writer();
+        let mut arg: BatchArg = reader.read()?;
+        if arg.nr == 0 || arg.nr > MAX_PARTS || arg.reserved != 0 {
+            return Err(EINVAL);
+        }
+        let (parts, nr) = (UserPtr::from_addr(arg.parts as usize), arg.nr as usize);
+        let mut parts = UserSlice::new(parts, nr * mem::size_of::<Part>()).reader();
+        let (id, sent) = tx.make(|| {
+            Self::guarded(tx, arg.fd, arg.flags, |batch| {
+                (0..nr).try_for_each(|_| tx.add(batch, &parts.read()?))
+            })
+        })?;
+        arg.id = id;
+        arg.sent = sent as u64;
+        // As in `send`.
+        writer.write(&arg)
     }
 
     fn register(&self, arg: UserPtr) -> Result {
@@ -425,6 +512,7 @@ impl MiscDevice for Tx {
         let id = || UserSlice::new(arg, mem::size_of::<u64>()).reader().read();
         match cmd {
             SEND => Self::send(tx, arg)?,
+            BATCH => Self::send_batch(tx, arg)?,
             REGISTER => tx.register(arg)?,
             UNREGISTER => tx.unregister(id()?)?,
             STATUS => tx.status(arg, false)?,

@@ -32,6 +32,26 @@ struct pin_guard_tx_send {
 	__u64 sent;		/* out: the bytes that the socket took; no other is pinned */
 };
 
+/* A piece of a batch. */
+struct pin_guard_tx_part {
+	__u64 addr;		/* or the offset in the registered buffer */
+	__u64 len;
+	__u64 buffer;		/* 0, or a registered buffer */
+};
+
+#define PIN_GUARD_TX_MAX_PARTS	256
+
+/* GUARD for many pieces at once: bytes of the stream (TCP), or a datagram each (UDP). One request. */
+struct pin_guard_tx_batch {
+	__u64 parts;		/* address of an array of struct pin_guard_tx_part */
+	__u32 nr;		/* of them */
+	__s32 fd;		/* a connected TCP or UDP socket */
+	__u32 flags;
+	__u32 reserved;		/* must be 0 */
+	__u64 id;		/* out */
+	__u64 sent;		/* out: the bytes that the socket took; no other is pinned */
+};
+
 /* Memory that is pinned once, for many sends; over RLIMIT_MEMLOCK ENOMEM, and a send ENOBUFS. */
 struct pin_guard_tx_buffer {
 	__u64 addr;
@@ -62,6 +82,7 @@ struct pin_guard_tx_status {
  * UDP, which keeps nothing for a peer.
  */
 #define PIN_GUARD_TX_ABORT	_IOW('P', 0xdd, __u64)
+#define PIN_GUARD_TX_BATCH	_IOWR('P', 0xde, struct pin_guard_tx_batch)
 /* poll(2): POLLIN when a request is complete that nobody has waited for.  O_ASYNC: SIGIO then. */
 
 #endif /* _PIN_GUARD_TX_H */

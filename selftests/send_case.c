@@ -664,6 +664,7 @@ const struct send_case send_cases[] = {
 	{ "mixed-at-once", "mixed", mixed, AT_ONCE | LOSES, GUARD },
 
 	{ "udp", "udp", udp, ASKED, GUARD },
+	{ "udp-batch", "udp", udp, ASKED, GUARD, BATCHED },
 	{ "udp-at-once", "udp", udp, ASKED | AT_ONCE | LOSES, GUARD },
 	{ "udp-splice-at-once", "udp", udp, ASKED | LOSES, PIN_GUARD_TX_SPLICE },
 	{ "udp-copy-at-once", "udp", udp, ASKED, PIN_GUARD_TX_COPY },
@@ -674,6 +675,8 @@ const struct send_case send_cases[] = {
 	{ "exit", "link", exit_in_flight, 0, GUARD },
 	{ "exit-killed", "link", exit_in_flight, 0, GUARD, 1 },
 	{ "abort", "link", abort_in_flight, 0, GUARD },
+	{ "batch", "link", batched, 0, GUARD },
+	{ "batch-at-once", "link", batched, AT_ONCE | LOSES, GUARD },
 	{ "segments", "link", small_sends, 0, GUARD },
 
 	{ "gone-close", "gone", gone, ASKED, GUARD },
@@ -681,6 +684,7 @@ const struct send_case send_cases[] = {
 	{ "stuck", "stuck", stuck, ASKED | ONCE, GUARD },
 
 	{ "errors", "once", errors, ONCE, GUARD },
+	{ "batch-errors", "once", batch_errors, ONCE, GUARD },
 	{ "dontwait", "once", dontwait, 0, GUARD },
 	{ "memlock", "once", memlock, ONCE, GUARD },
 	{ "memlock-registered", "once", memlock_registered, ONCE, GUARD },

@@ -130,6 +130,114 @@ void mixed(const struct send_case *c)
 	end(c->flags & LOSES);
 }
 
+/* Sends @n parts of @size bytes each, those before @registered from that buffer. */
+static struct pin_guard_tx_batch put_batch(const unsigned char *p, unsigned int n, size_t size,
+					   uint64_t buffer, size_t registered)
+{
+	struct pin_guard_tx_part parts[PIN_GUARD_TX_MAX_PARTS] = { 0 };
+	struct pin_guard_tx_batch batch = {
+		.parts = (unsigned long)parts, .nr = n, .fd = s.data,
+	};
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < n; i++) {
+		bool there = (i + 1) * size <= registered;
+
+		parts[i].addr = there ? i * size : (unsigned long)(p + i * size);
+		parts[i].buffer = there ? buffer : 0;
+		parts[i].len = size;
+	}
+	err = tx_batch(dev, &batch);
+	must(!err, "batch: %s", strerror(err));
+	must(batch.sent == n * size, "%llu of %zu bytes", batch.sent, n * size);
+	s.sent += batch.sent;
+	return batch;
+}
+
+/* Many sends, from a registered buffer and without, are one request. */
+void batched(const struct send_case *c)
+{
+	const size_t size = PAGE / 2 + 3, n = PIN_GUARD_TX_MAX_PARTS;
+	struct pin_guard_tx_buffer b = { .len = n * size / 2 };
+	struct pin_guard_tx_status status;
+	unsigned char *p;
+
+	begin();
+	plug();
+	p = next_bytes(n * size);
+	b.addr = (unsigned long)p;
+	must(!ioctl(dev, PIN_GUARD_TX_REGISTER, &b), "register: %s", strerror(errno));
+	put_batch(p, n, size, b.buffer, b.len);
+	must(!ioctl(dev, PIN_GUARD_TX_UNREGISTER, &b.buffer), "unregister: %s", strerror(errno));
+	status = status_of(0);
+	must(status.requests == 1, "%u requests for one batch", status.requests);
+	must(status.in_flight && status.pinned >= n, "%u in flight, %llu pages", status.in_flight,
+	     status.pinned);
+	let_go(c, p, n * size);
+	end(c->flags & LOSES);
+}
+
+/* One bad piece, wherever it is, and nothing is sent. */
+void batch_errors(const struct send_case *c)
+{
+	struct pin_guard_tx_part parts[2], good = { .len = 1000 };
+	const struct {
+		struct pin_guard_tx_part part;
+		int err;
+	} bad[] = {
+		{ { .addr = 1, .len = 0 }, EINVAL },
+		{ { .len = good.len, .buffer = 12345 }, ENOENT },
+		{ { .addr = 1UL << 40, .len = good.len }, EFAULT },
+		{ { .len = PIN_GUARD_TX_MAX_LEN + 1 }, E2BIG },
+	};
+	struct pin_guard_tx_batch right, batch;
+	unsigned int i, at;
+	int err;
+
+	begin();
+	session_command(&s, PEER_GO);
+	good.addr = (unsigned long)next_bytes(2 * good.len);
+	right = (struct pin_guard_tx_batch){
+		.parts = (unsigned long)parts, .nr = 2, .fd = s.data,
+	};
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		for (at = 0; at < 2; at++) {
+			batch = right;
+			parts[0] = parts[1] = good;
+			parts[at] = bad[i].part;
+			err = tx_batch(dev, &batch);
+			must(err == bad[i].err, "bad part %u: %s", i, strerror(err));
+		}
+	}
+	parts[0] = parts[1] = good;
+	parts[1].addr += good.len;
+	batch = right;
+	batch.fd = -1;
+	must(tx_batch(dev, &batch) == EBADF, "a bad fd is none");
+	batch = right;
+	batch.nr = 0;
+	must(tx_batch(dev, &batch) == EINVAL, "no part is no error");
+	batch.nr = PIN_GUARD_TX_MAX_PARTS + 1;
+	must(tx_batch(dev, &batch) == EINVAL, "%u parts are no error", batch.nr);
+	batch = right;
+	batch.reserved = 1;
+	must(tx_batch(dev, &batch) == EINVAL, "reserved = 1 is no error");
+	batch = right;
+	batch.flags = 0x80000000;
+	must(tx_batch(dev, &batch) == EINVAL, "a flag that there is not is no error");
+	batch = right;
+	batch.parts = 0;
+	must(tx_batch(dev, &batch) == EFAULT, "no array is no error");
+	must(!status_of(0).requests, "a batch that failed is a request");
+	batch = right;
+	err = tx_batch(dev, &batch);
+	must(!err && batch.sent == 2 * good.len, "%llu bytes: %s", batch.sent, strerror(err));
+	s.sent += batch.sent;
+	must_complete(0);
+	end(false);
+}
+
 /* Under a delay: the datagrams are here for a while. */
 void udp(const struct send_case *c)
 {
@@ -155,8 +263,11 @@ void udp(const struct send_case *c)
 	}
 	len = n * size;
 	p = next_bytes(len);
-	for (i = 0; i < n; i++)
-		id = put(c->mode, p + i * size, size, 0);
+	if (c->param == BATCHED)
+		id = put_batch(p, n, size, 0, 0).id;
+	else
+		for (i = 0; i < n; i++)
+			id = put(c->mode, p + i * size, size, 0);
 	if (c->param == FRAGMENTS) {
 		st = status_of(0);
 		must(st.copied == n, "%u of %zu fragmented datagrams say that they are copied",

@@ -82,7 +82,7 @@ void end(bool loses);
 
 /* Those of send_data.c, and their parameters */
 enum { CORK = 1 };
-enum { FRAGMENTS = 1 };
+enum { FRAGMENTS = 1, BATCHED };
 enum { ANON, READ_ONLY, THP, HUGETLB, FILE_SHARED, ZERO_PAGE, AFTER_FORK, FORK_IN_FLIGHT };
 
 void stream(const struct send_case *c);
@@ -91,6 +91,8 @@ void mixed(const struct send_case *c);
 void udp(const struct send_case *c);
 void registered_buffer(const struct send_case *c);
 void shared_pins(const struct send_case *c);
+void batched(const struct send_case *c);
+void batch_errors(const struct send_case *c);
 void small_sends(const struct send_case *c);
 void memory(const struct send_case *c);
 void read_in_flight(const struct send_case *c);

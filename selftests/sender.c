@@ -38,6 +38,11 @@ int tx_send(int dev, struct pin_guard_tx_send *send)
 	return ioctl(dev, PIN_GUARD_TX_SEND, send) ? errno : 0;
 }
 
+int tx_batch(int dev, struct pin_guard_tx_batch *batch)
+{
+	return ioctl(dev, PIN_GUARD_TX_BATCH, batch) ? errno : 0;
+}
+
 int tx_status(int dev, uint64_t id, struct pin_guard_tx_status *status)
 {
 	memset(status, 0, sizeof(*status));

@@ -32,6 +32,7 @@ void __noreturn __printf(1, 2) give_up(const char *fmt, ...);
 int tx_open(void);
 /* These return 0 or an errno. */
 int tx_send(int dev, struct pin_guard_tx_send *send);
+int tx_batch(int dev, struct pin_guard_tx_batch *batch);
 int tx_status(int dev, uint64_t id, struct pin_guard_tx_status *status);
 int tx_wait(int dev, uint64_t id, unsigned int timeout_ms, struct pin_guard_tx_status *status);
 int tx_abort(int dev, uint64_t id);
