@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a send costs: copied, with MSG_ZEROCOPY, or guarded. One connection, the ways to send in turn.
+ * What a send costs: copied, with MSG_ZEROCOPY, or guarded, by itself or in a batch. One connection,
+ * the ways to send in turn.
  *
  *   send sink PORT			at the other end: takes one connection, ends with it
  *   send LINK ADDRESS PORT BYTES RATE ROUNDS	BYTES per send
@@ -43,11 +44,12 @@
 #define BLOCK		(2 * MIB)	/* bytes of a sample, or two rings if that is more */
 #define RING		(4 * MIB)	/* bytes in flight at most, */
 #define RING_SENDS	256UL		/* and sends */
+#define BATCH_SENDS	64U		/* in a call */
 #define CPUS		64
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
-enum way { COPY, ZEROCOPY, GUARD, REGISTERED };
+enum way { COPY, ZEROCOPY, GUARD, REGISTERED, BATCH, BATCH_REGISTERED };
 
 /* Two halves: one is filled and sent while the other is in flight. */
 static struct {
@@ -226,6 +228,30 @@ static void guard_send(unsigned int n, uint64_t buffer)
 		err(1, "PIN_GUARD_TX_SEND");
 }
 
+/* This send, and those of its half that follow. Returns how many. */
+static unsigned int batch_send(unsigned int n, uint64_t buffer)
+{
+	struct pin_guard_tx_part parts[BATCH_SENDS];
+	unsigned int left = ring.sends / 2 - n % (ring.sends / 2);
+	struct pin_guard_tx_batch batch = {
+		.parts = (uintptr_t)parts, .nr = left < BATCH_SENDS ? left : BATCH_SENDS,
+		.fd = sock,
+	};
+
+	for (unsigned int i = 0; i < batch.nr; i++) {
+		++*(uint64_t *)slot(n + i);
+		parts[i] = (struct pin_guard_tx_part) {
+			.addr = buffer ? (n + i) * ring.size : (uintptr_t)slot(n + i),
+			.len = ring.size, .buffer = buffer,
+		};
+	}
+	batch.flags = more(n + batch.nr - 1) ? PIN_GUARD_TX_MORE : 0;
+	if (ioctl(dev[n >= ring.sends / 2], PIN_GUARD_TX_BATCH, &batch) ||
+	    batch.sent != batch.nr * ring.size)
+		err(1, "PIN_GUARD_TX_BATCH");
+	return batch.nr;
+}
+
 static void guard_wait(int half)
 {
 	struct pin_guard_tx_status wait = { .timeout_ms = 10000 };
@@ -250,14 +276,16 @@ static void wait_for(enum way way, int half)
 
 static void send_block(enum way way)
 {
+	unsigned int n = 0;
 	char reply;
 
-	for (size_t i = 0; i < ring.block / ring.size; i++) {
-		unsigned int n = i % ring.sends;
+	for (size_t left = ring.block / ring.size; left;) {
+		unsigned int sends = 1;
 
 		if (n % (ring.sends / 2) == 0)
 			wait_for(way, n != 0);
-		++*(uint64_t *)slot(n);
+		if (way != BATCH && way != BATCH_REGISTERED)
+			++*(uint64_t *)slot(n);
 		switch (way) {
 		case COPY:
 			copy_send(n);
@@ -265,9 +293,15 @@ static void send_block(enum way way)
 		case ZEROCOPY:
 			zerocopy_send(n);
 			break;
-		default:
+		case GUARD:
+		case REGISTERED:
 			guard_send(n, way == REGISTERED ? registered : 0);
+			break;
+		default:
+			sends = batch_send(n, way == BATCH_REGISTERED ? registered : 0);
 		}
+		left -= sends;
+		n = (n + sends) % ring.sends;
 	}
 	wait_for(way, 0);
 	wait_for(way, 1);
@@ -392,6 +426,8 @@ static void measure(const char *link, bool cpu, int rounds)
 		{ "zerocopy", ZEROCOPY },
 		{ "guard", GUARD },
 		{ "registered", REGISTERED },
+		{ "batch", BATCH },
+		{ "batch-registered", BATCH_REGISTERED },
 		{ "again", COPY },
 	};
 
