@@ -22,7 +22,7 @@ help:
 	@echo 'make check      the sources, the documents, the licences, the commit messages'
 	@echo 'make soak       reads and writes raced by forks, for ten minutes in the VM'
 	@echo 'make compare    the kernel'"'"'s own tests, fio and stress-ng: the same without and with'
-	@echo 'make bench      what it costs, as ratios, measured in the VM'
+	@echo 'make bench      what it costs, as ratios, measured in the VM: tables and figures'
 	@echo 'make vm         a shell in the VM, module and samples at hand'
 	@echo 'make modules    pin_guard.ko and the samples, for the kernel of the VM'
 	@echo 'make modules KDIR=TREE            ... for any prepared Rust-enabled tree'
