@@ -473,8 +473,11 @@ static pid_t child_start(int *control)
 		close(go[1]);
 		if (opt.stalled) {
 			all = child_remember();
-			if (all == MAP_FAILED)
+			if (all == MAP_FAILED) {
+				printf("# the child has no memory for a copy: %s\n", strerror(errno));
+				fflush(stdout);
 				_exit(1);
+			}
 		}
 		close(ready[1]);
 		(void)!read(go[0], &c, 1);
