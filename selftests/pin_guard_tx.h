@@ -41,7 +41,10 @@ struct pin_guard_tx_part {
 
 #define PIN_GUARD_TX_MAX_PARTS	256
 
-/* GUARD for many pieces at once: bytes of the stream (TCP), or a datagram each (UDP). One request. */
+/*
+ * GUARD for many pieces at once: bytes of the stream (TCP), or a datagram each (UDP). One request. A
+ * datagram that fails, but for the first, is the last; it stays pinned until the request is complete.
+ */
 struct pin_guard_tx_batch {
 	__u64 parts;		/* address of an array of struct pin_guard_tx_part */
 	__u32 nr;		/* of them */
@@ -49,7 +52,7 @@ struct pin_guard_tx_batch {
 	__u32 flags;
 	__u32 reserved;		/* must be 0 */
 	__u64 id;		/* out */
-	__u64 sent;		/* out: the bytes that the socket took; no other is pinned */
+	__u64 sent;		/* out: the bytes that the socket took */
 };
 
 /* Memory that is pinned once, for many sends; over RLIMIT_MEMLOCK ENOMEM, and a send ENOBUFS. */

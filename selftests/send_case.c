@@ -665,6 +665,7 @@ const struct send_case send_cases[] = {
 
 	{ "udp", "udp", udp, ASKED, GUARD },
 	{ "udp-batch", "udp", udp, ASKED, GUARD, BATCHED },
+	{ "udp-batch-short", "udp", batch_short, ASKED | ALONE, GUARD },
 	{ "udp-at-once", "udp", udp, ASKED | AT_ONCE | LOSES, GUARD },
 	{ "udp-splice-at-once", "udp", udp, ASKED | LOSES, PIN_GUARD_TX_SPLICE },
 	{ "udp-copy-at-once", "udp", udp, ASKED, PIN_GUARD_TX_COPY },

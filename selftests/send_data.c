@@ -238,6 +238,47 @@ void batch_errors(const struct send_case *c)
 	end(false);
 }
 
+static unsigned long long pages_of(unsigned long addr, size_t len)
+{
+	return (addr + len - 1) / PAGE - addr / PAGE + 1;
+}
+
+/* A datagram of a batch is too large: those before it go, it stays pinned, those behind it do not. */
+void batch_short(const struct send_case *c)
+{
+	const size_t len = 1000, large = 80000;
+	struct pin_guard_tx_part parts[3] = { { .len = len }, { .len = large }, { .len = len } };
+	struct pin_guard_tx_status status;
+	struct pin_guard_tx_batch b = {
+		.parts = (unsigned long)parts, .nr = 3,
+	};
+	unsigned char *p;
+	long before;
+	int err;
+
+	begin_kind((struct peer_hello){ .kind = PEER_UDP, .seed = getpid(), .bytes = len });
+	before = pins_held();
+	p = next_bytes(2 * len + large);
+	b.fd = s.data;
+	parts[0].addr = (unsigned long)p;
+	parts[1].addr = parts[0].addr + len;
+	parts[2].addr = parts[1].addr + large;
+	err = tx_batch(dev, &b);
+	must(!err && b.sent == len, "%llu of %zu bytes: %s", b.sent, len, strerror(err));
+	s.sent += b.sent;
+	status = status_of(0);
+	must(status.in_flight && status.pinned == 1 + pages_of(parts[1].addr, large),
+	     "%u in flight, %llu pages", status.in_flight, status.pinned);
+	must_complete(0);
+	must(!pins_left(before), "pins are left");
+	overwrite(p, len);
+	/* The first: an error, and nothing is pinned. */
+	parts[0] = parts[1];
+	must(tx_batch(dev, &b) == EMSGSIZE, "a datagram of %zu bytes is no error", large);
+	must(!status_of(0).requests && !pins_left(before), "it is a request, or pinned");
+	end(false);
+}
+
 /* Under a delay: the datagrams are here for a while. */
 void udp(const struct send_case *c)
 {

@@ -92,6 +92,7 @@ void udp(const struct send_case *c);
 void registered_buffer(const struct send_case *c);
 void shared_pins(const struct send_case *c);
 void batched(const struct send_case *c);
+void batch_short(const struct send_case *c);
 void batch_errors(const struct send_case *c);
 void small_sends(const struct send_case *c);
 void memory(const struct send_case *c);

@@ -292,6 +292,7 @@ impl Batch<'_> {
     pub fn add(&mut self, guard: PinGuard<Source>) -> Result {
         let range = 0..guard.len();
         let buffer = Buffer::Own(guard);
+        // INVARIANT: A guard has at least one byte.
         self.parts.push(Part { buffer, range })
     }
 
@@ -306,6 +307,7 @@ impl Batch<'_> {
             return Err(EINVAL);
         }
         let buffer = Buffer::Shared(guard.clone());
+        // INVARIANT: That was checked.
         self.parts.push(Part { buffer, range })
     }
 
@@ -371,7 +373,8 @@ impl Socket {
     ///
     /// # Safety
     ///
-    /// As of [`Socket::transmit`].
+    /// `ubuf` is null, or valid and its own reference is the caller's; `parts` lives until its last
+    /// one is gone.
     unsafe fn transmit_parts(
         &self,
         parts: &Parts,
@@ -382,7 +385,7 @@ impl Socket {
         let first = iter.next().ok_or(EINVAL)?;
         let one = |part: &Part| {
             let (runs, start) = part.buffer.guard().runs_at(part.range.start);
-            // SAFETY: By the safety requirements; the range of a part was checked.
+            // SAFETY: By the safety requirements and the invariants of `Part`.
             unsafe { self.transmit(Run::as_bio_vecs(runs), start, part.range.len(), flags, ubuf) }
         };
         if self.protocol() == Protocol::Udp {
@@ -401,7 +404,7 @@ impl Socket {
             one(first)?
         } else {
             let bvecs = parts.bio_vecs()?;
-            // SAFETY: By the safety requirements.
+            // SAFETY: As above: the array has all bytes of the parts.
             unsafe { self.transmit(&bvecs, 0, parts.bytes(), flags, ubuf) }?
         };
         Ok((sent, sent))

@@ -64,6 +64,10 @@ impl Buffer {
 }
 
 /// Bytes that are sent, and where their pins are. The range of an own guard begins at 0.
+///
+/// # Invariants
+///
+/// `range` is not empty, and within the guard.
 pub(super) struct Part {
     pub(super) buffer: Buffer,
     pub(super) range: Range<usize>,
@@ -160,6 +164,7 @@ impl Parts {
                 break;
             }
             if part.range.len() > left {
+                // INVARIANT: `left` is not zero.
                 part.range.end = part.range.start + left;
                 if let Buffer::Own(guard) = &mut part.buffer {
                     guard.truncate(left);

@@ -6,11 +6,14 @@
 
 use super::skb;
 use crate::ffi::*;
-use kernel::{bindings, prelude::*};
+use kernel::{bindings, page::PAGE_SIZE, prelude::*};
 
 /// As in `include/uapi/linux/in.h`.
 pub(super) const IPPROTO_TCP: u16 = 6;
 pub(super) const IPPROTO_UDP: u16 = 17;
+
+/// As in `include/linux/fs.h`.
+const MAX_RW_COUNT: usize = c_int::MAX as usize & !(PAGE_SIZE - 1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -165,6 +168,8 @@ impl Socket {
         flags: u32,
         ubuf: *mut bindings::ubuf_info,
     ) -> Result<usize> {
+        // As send(2): the stack counts in an `int`.
+        let len = len.min(MAX_RW_COUNT);
         let mut msg_flags = flags | bindings::MSG_NOSIGNAL;
         if !ubuf.is_null() {
             msg_flags |= bindings::MSG_ZEROCOPY;
