@@ -24,8 +24,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "case.h"
 #include "fail_nth.h"
-#include "forkscrew.h"
+#include "io_kinds.h"
 #include "pin_guard_dma.h"
 
 #define DMA_DEVICE	"/dev/pin_guard_dma"
@@ -175,7 +176,7 @@ static const struct memory_kind *memory_kind(void)
 	};
 	size_t i;
 
-	for (i = 0; i < ARRAY_LEN(kinds); i++)
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i]->name, opt.memory))
 			return kinds[i];
 	wrong("no kind of memory is called %s", opt.memory);
@@ -502,7 +503,7 @@ static void run_load(void)
 			wrong("%u functions were traced, %u are: %s", before, after, strerror(err));
 		refused(err);
 	}
-	for (i = 0; ours && i < ARRAY_LEN(targets) - !nfs; i++)
+	for (i = 0; ours && i < ARRAY_SIZE(targets) - !nfs; i++)
 		if (traced(targets[i]) < 1)
 			wrong("loaded, but %sis not attached", targets[i]);
 	snprintf(sysfs, sizeof(sysfs), "%.*s", (int)strcspn(base, "."), base);
@@ -563,10 +564,10 @@ static const struct operation *operation_by_name(const char *name)
 {
 	size_t i;
 
-	for (i = 0; i < ARRAY_LEN(operations); i++)
+	for (i = 0; i < ARRAY_SIZE(operations); i++)
 		if (!strcmp(operations[i].name, name))
 			return &operations[i];
-	for (i = 0; i < ARRAY_LEN(sends); i++)
+	for (i = 0; i < ARRAY_SIZE(sends); i++)
 		if (!strcmp(sends[i]->name, name))
 			return sends[i];
 	ksft_exit_fail_msg("no operation is called %s\n", name);
@@ -664,9 +665,9 @@ static void __noreturn usage(int status)
 	       "  -a, --address A     of peer\n"
 	       "  -s, --slow CMD      makes reads take as long as is put behind it, in ms\n"
 	       "  -t, --limit S       a run that takes longer has failed (%u)\n", opt.limit_s);
-	for (i = 0; i < ARRAY_LEN(operations); i++)
+	for (i = 0; i < ARRAY_SIZE(operations); i++)
 		printf("%-10s %s\n", operations[i].name, operations[i].what);
-	for (i = 0; i < ARRAY_LEN(sends); i++)
+	for (i = 0; i < ARRAY_SIZE(sends); i++)
 		printf("%-10s %s\n", sends[i]->name, sends[i]->what);
 	exit(status);
 }

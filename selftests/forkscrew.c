@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -225,8 +226,8 @@ static unsigned int jobs_list(const struct target *targets, unsigned int nr)
 
 	for (i = 0; i < nr; i++) {
 		if (opt.demo && !targets[i].dma) {
-			for (c = 0; c < ARRAY_LEN(demo_cases); c++)
-				for (io = 0; io < ARRAY_LEN(demo_io); io++)
+			for (c = 0; c < ARRAY_SIZE(demo_cases); c++)
+				for (io = 0; io < ARRAY_SIZE(demo_io); io++)
 					if (case_wanted("%s %s", demo_io[io], demo_cases[c].name))
 						n += jobs_add(n, &demo_cases[c],
 							      io_kind_by_name(demo_io[io]), &targets[i]);
@@ -359,7 +360,7 @@ static unsigned int mode_by_name(const char *name)
 	static const char * const names[] = { "get", "window", "pin" };
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_LEN(names); i++)
+	for (i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(names[i], name))
 			return i;
 	usage(KSFT_FAIL);

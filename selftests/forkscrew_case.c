@@ -116,7 +116,7 @@ const struct fork_case fork_cases[] = {
 	{ "ksm_before", &mem_anon, LOSES, false, { KSM_MERGE, READ, FORK, TOUCH } },
 };
 
-const unsigned int nr_fork_cases = ARRAY_LEN(fork_cases);
+const unsigned int nr_fork_cases = ARRAY_SIZE(fork_cases);
 
 struct child {
 	pid_t pid;

@@ -26,7 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "forkscrew.h"
+#include "case.h"
+#include "io_kinds.h"
 
 #define MAX_READS	16
 #define MAX_FORKS	8
@@ -91,7 +92,7 @@ static void make_reads(char *names)
 	for (name = strtok(names, ","); name; name = strtok(NULL, ",")) {
 		const struct io_kind *kind = io_kind_by_name(name);
 
-		for (i = 0; kind && i < ARRAY_LEN(kinds) && nr_reads < MAX_READS; i++) {
+		for (i = 0; kind && i < ARRAY_SIZE(kinds) && nr_reads < MAX_READS; i++) {
 			struct read *r = &reads[nr_reads++];
 
 			r->mem.kind = kinds[i];

@@ -22,7 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "forkscrew.h"
+#include "case.h"
+#include "io_kinds.h"
 #include "pin_guard_dma.h"
 
 #define SECTOR		512UL
@@ -75,7 +76,7 @@ struct request {
 struct buffer {
 	const struct io_kind *kind;
 	struct memory mem;
-	struct request req[ARRAY_LEN(ranges)];
+	struct request req[ARRAY_SIZE(ranges)];
 	struct io dma;
 	struct memory dma_mem;
 	bool skipped;
@@ -95,7 +96,7 @@ static jmp_buf setup_ended;
 static bool setting_up;
 static char setup_why[400];
 
-/* forkscrew_io.c and forkscrew_memory.c end a case so. */
+/* io_kinds.c and memory_kinds.c end a case so. */
 void finish(enum outcome outcome, const char *fmt, ...)
 {
 	va_list args;
@@ -215,7 +216,7 @@ static bool file_is_right(void)
 				   strerror(errno));
 	/* 1: may have been written, 2: has been */
 	for (b = buffers; opt.write && b < buffers + nr_buffers; b++)
-		for (r = b->req; !b->skipped && r < b->req + ARRAY_LEN(ranges); r++)
+		for (r = b->req; !b->skipped && r < b->req + ARRAY_SIZE(ranges); r++)
 			for (i = ranges[r - b->req].start; i < ranges[r - b->req].end; i++)
 				must[i] |= r->right ? 2 : 1;
 	for (i = BAD_START; opt.expected == EXPECT_DROP && i < BAD_END; i++)
@@ -288,7 +289,7 @@ static void buffer_setup(struct buffer *b)
 	size_t at = SECTOR;
 
 	b->dma_mem.base = b->mem.base;
-	for (i = 1; i < ARRAY_LEN(ranges); i++) {
+	for (i = 1; i < ARRAY_SIZE(ranges); i++) {
 		at = request_lay(b, i, at);
 		/* The device writes between two requests. */
 		if (i % 2 && b->dma_mem.segs < MAX_SEGS)
@@ -296,7 +297,7 @@ static void buffer_setup(struct buffer *b)
 				b->mem.base + at - SECTOR * 3 / 4, SECTOR / 2 };
 	}
 	request_lay(b, 0, HUGE_SIZE / 2 + SECTOR);
-	for (i = 0; i < ARRAY_LEN(ranges); i++)
+	for (i = 0; i < ARRAY_SIZE(ranges); i++)
 		b->kind->setup(&b->req[i].io);
 	b->dma = (struct io){
 		.kind = io_kind_by_name("dma_segments"), .target = &device, .mem = &b->dma_mem,
@@ -311,8 +312,8 @@ static void buffers_setup(void)
 	struct buffer *b;
 
 	image = malloc(HUGE_SIZE);
-	buffers = calloc(ARRAY_LEN(memory_kinds) * nr_io_kinds, sizeof(*buffers));
-	for (m = 0; m < ARRAY_LEN(memory_kinds); m++) {
+	buffers = calloc(ARRAY_SIZE(memory_kinds) * nr_io_kinds, sizeof(*buffers));
+	for (m = 0; m < ARRAY_SIZE(memory_kinds); m++) {
 		for (k = 0; k < nr_io_kinds; k++) {
 			if (io_kinds[k].dma)
 				continue;
@@ -356,7 +357,7 @@ static void image_before(const struct buffer *b)
 	unsigned int i;
 
 	memcpy(image, content_before(), HUGE_SIZE);
-	for (i = 0; opt.write && i < ARRAY_LEN(ranges); i++)
+	for (i = 0; opt.write && i < ARRAY_SIZE(ranges); i++)
 		image_fill(&b->req[i], FILE_BYTES, byte_written);
 }
 
@@ -410,7 +411,7 @@ static int child_check(void)
 			continue;
 		image_before(b);
 		dma_image(b, false);
-		for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++)
+		for (r = b->req; r < b->req + ARRAY_SIZE(ranges); r++)
 			image_any(&r->mem);
 		at = image_differs(b);
 		if (at < 0)
@@ -497,7 +498,7 @@ static void touch(struct buffer *b)
 {
 	struct request *r;
 
-	for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++) {
+	for (r = b->req; r < b->req + ARRAY_SIZE(ranges); r++) {
 		b->mem.base[r->first - 1] = PARENT_MARK;
 		b->mem.base[r->end] = PARENT_MARK;
 	}
@@ -552,12 +553,12 @@ static void buffer_check(struct buffer *b, bool touched)
 	ssize_t at;
 	size_t i;
 
-	for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++) {
+	for (r = b->req; r < b->req + ARRAY_SIZE(ranges); r++) {
 		request_check(b, r);
 		b->bytes += r->right;
 	}
 	image_before(b);
-	for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++) {
+	for (r = b->req; r < b->req + ARRAY_SIZE(ranges); r++) {
 		if (touched)
 			image[r->first - 1] = image[r->end] = PARENT_MARK;
 		if (opt.write)
@@ -567,7 +568,7 @@ static void buffer_check(struct buffer *b, bool touched)
 		image_fill(r, r->right, NULL);
 	}
 	dma_image(b, true);
-	for (r = b->req; !opt.write && r < b->req + ARRAY_LEN(ranges); r++)
+	for (r = b->req; !opt.write && r < b->req + ARRAY_SIZE(ranges); r++)
 		for (i = r->first; i < r->end; i++)
 			if (image[i] != (unsigned char)b->mem.base[i] &&
 			    (unsigned char)b->mem.base[i] == byte_before(i)) {
@@ -594,7 +595,7 @@ static void submit_all(void)
 		}
 		if (opt.dma)
 			b->dma.kind->submit(&b->dma);
-		for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++)
+		for (r = b->req; r < b->req + ARRAY_SIZE(ranges); r++)
 			b->kind->submit(&r->io);
 	}
 }
@@ -607,7 +608,7 @@ static void wait_all(void)
 	for (b = buffers; b < buffers + nr_buffers; b++) {
 		if (b->skipped)
 			continue;
-		for (r = b->req; r < b->req + ARRAY_LEN(ranges); r++)
+		for (r = b->req; r < b->req + ARRAY_SIZE(ranges); r++)
 			b->kind->wait(&r->io);
 		if (!opt.dma)
 			continue;
@@ -680,10 +681,10 @@ static void run(void)
 		submit_all();
 		wait_all();
 		/* What the first left behind is known; now only the results count. */
-		for (i = 0; i < nr_buffers * ARRAY_LEN(ranges); i++)
-			if (!buffers[i / ARRAY_LEN(ranges)].skipped)
-				request_check(&buffers[i / ARRAY_LEN(ranges)],
-					      &buffers[i / ARRAY_LEN(ranges)].req[i % ARRAY_LEN(ranges)]);
+		for (i = 0; i < nr_buffers * ARRAY_SIZE(ranges); i++)
+			if (!buffers[i / ARRAY_SIZE(ranges)].skipped)
+				request_check(&buffers[i / ARRAY_SIZE(ranges)],
+					      &buffers[i / ARRAY_SIZE(ranges)].req[i % ARRAY_SIZE(ranges)]);
 	} else {
 		command(opt.after);
 		right = file_is_right();
@@ -736,7 +737,7 @@ int main(int argc, char **argv)
 			break;
 		case 'e':
 			for (opt.expected = 0; strcmp(expected_names[opt.expected], optarg);)
-				if (++opt.expected == ARRAY_LEN(expected_names))
+				if (++opt.expected == ARRAY_SIZE(expected_names))
 					usage();
 			break;
 		case 's':

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "forkscrew.h"
+#include "case.h"
 #include "lifetime.h"
 #include "wanted.h"
 

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "forkscrew.h"
+#include "io_kinds.h"
 #include "lifetime.h"
 #include "pin_guard_dma.h"
 
@@ -215,13 +215,13 @@ static void killed_at_completion(void)
 	struct victim v[6];
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_LEN(v); i++)
+	for (i = 0; i < ARRAY_SIZE(v); i++)
 		v[i] = victim_start(complete_and_idle);
-	for (i = 0; i < ARRAY_LEN(v); i++)
+	for (i = 0; i < ARRAY_SIZE(v); i++)
 		victim_await_ready(&v[i]);
 	/* latency_ms is a bit less than a read takes. */
 	nap_ms(target.latency_ms);
-	for (i = 0; i < ARRAY_LEN(v); i++) {
+	for (i = 0; i < ARRAY_SIZE(v); i++) {
 		kill(v[i].pid, SIGKILL);
 		victim_must_end(&v[i], SIGKILL, 0);
 		nap_ms(target.latency_ms / 10);
@@ -335,7 +335,7 @@ static void sharer_is_killed(void)
 	pid_t sharer, child;
 
 	prepare();
-	sharer = clone(submit_and_idle, stack + ARRAY_LEN(stack), CLONE_VM | CLONE_FILES | SIGCHLD,
+	sharer = clone(submit_and_idle, stack + ARRAY_SIZE(stack), CLONE_VM | CLONE_FILES | SIGCHLD,
 		       &submitted);
 	if (sharer < 0)
 		wrong("clone: %s", strerror(errno));
@@ -897,7 +897,7 @@ const struct life_case read_cases[] = {
 	{ .name = "RLIMIT_MEMLOCK is exceeded", .run = memlock_is_exceeded, .with = DMA_LONGTERM },
 };
 
-const unsigned int nr_read_cases = ARRAY_LEN(read_cases);
+const unsigned int nr_read_cases = ARRAY_SIZE(read_cases);
 
 /* How long a read takes: the shortest of three. */
 static double read_latency(void)

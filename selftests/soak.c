@@ -78,7 +78,7 @@ void report_loss(const char *fmt, ...)
 	pthread_mutex_unlock(&lock);
 }
 
-/* What forkscrew_io.c says of the kinds of I/O. */
+/* What io_kinds.c says of the kinds of I/O. */
 void finish(enum outcome outcome, const char *fmt, ...)
 {
 	char why[400];
@@ -212,9 +212,9 @@ static void options(int argc, char **argv)
 			soak.control = true;
 			break;
 		case 'm':
-			for (i = 0; i < ARRAY_LEN(modes) && strcmp(optarg, modes[i]); i++)
+			for (i = 0; i < ARRAY_SIZE(modes) && strcmp(optarg, modes[i]); i++)
 				;
-			if (i == ARRAY_LEN(modes))
+			if (i == ARRAY_SIZE(modes))
 				usage(KSFT_FAIL);
 			soak.mode = i;
 			soak.control |= i == PIN_GUARD_DMA_GET;

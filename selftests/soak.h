@@ -5,7 +5,7 @@
  * soak.c		options, the threads, the report
  * soak_submit.c	the submitters: areas of memory, stamps, and the check of every byte
  * soak_disturb.c	everybody else
- * forkscrew_io.c	the kinds of I/O
+ * io_kinds.c		the kinds of I/O
  *
  * The rules, by which a byte that is not the expected one is a lost one:
  *
@@ -28,7 +28,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "forkscrew.h"
+#include "case.h"
+#include "io_kinds.h"
 #include "uffd.h"
 
 #define AREA_SIZE	(2 * HUGE_SIZE)

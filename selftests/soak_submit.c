@@ -117,9 +117,9 @@ void areas_make(void)
 {
 	unsigned int i, k;
 
-	soak.area = calloc(soak.submitters * ARRAY_LEN(area_kinds), sizeof(*soak.area));
+	soak.area = calloc(soak.submitters * ARRAY_SIZE(area_kinds), sizeof(*soak.area));
 	for (i = 0; i < soak.submitters; i++)
-		for (k = 0; k < ARRAY_LEN(area_kinds); k++)
+		for (k = 0; k < ARRAY_SIZE(area_kinds); k++)
 			if (area_make(&soak.area[soak.areas], &area_kinds[k]))
 				soak.areas++;
 			else if (!i)
@@ -219,10 +219,10 @@ static void describe(char *text, size_t size, uint64_t came, uint64_t expected, 
 		class = "CHILD";
 	else if (kind == stale >> 60 && place == (stale & PLACE_MASK) << 3)
 		class = "STALE, older than the round";
-	else if (kind >= ARRAY_LEN(owners) || !owners[kind])
+	else if (kind >= ARRAY_SIZE(owners) || !owners[kind])
 		class = "FOREIGN";
 	snprintf(text, size, "%s: %s %u, place %#lx", class,
-		 kind < ARRAY_LEN(owners) && owners[kind] ? owners[kind] : "?", serial, place);
+		 kind < ARRAY_SIZE(owners) && owners[kind] ? owners[kind] : "?", serial, place);
 }
 
 static void say_wrong(const struct round *r, const struct piece *p, const char *what, size_t at,
@@ -499,7 +499,7 @@ static void take_steps(struct self *s, struct round *r)
 
 	while (n--) {
 		nap(random_below(&s->rnd, 4) ? 0 : random_below(&s->rnd, 20000));
-		i = random_below(&s->rnd, ARRAY_LEN(steps));
+		i = random_below(&s->rnd, ARRAY_SIZE(steps));
 		if (steps[i].looked_up && !r->looked_up)
 			continue;
 		snprintf(r->steps + strlen(r->steps), sizeof(r->steps) - strlen(r->steps), " %s",
@@ -522,7 +522,7 @@ static size_t aligned(size_t n)
 static size_t random_size(struct self *s)
 {
 	const size_t most[] = { 4 * PAGE, 4 * PAGE, 4 * PAGE, 64 << 10, 64 << 10, LONGEST };
-	size_t max = most[random_below(&s->rnd, ARRAY_LEN(most))];
+	size_t max = most[random_below(&s->rnd, ARRAY_SIZE(most))];
 	size_t size = 512 + random_below(&s->rnd, max - 512 + 1);
 
 	return random_below(&s->rnd, 3) ? size & ~511UL : aligned(size);

@@ -14,7 +14,8 @@
 #include <unistd.h>
 #include <fcntl.h>
 
-#include "forkscrew.h"
+#include "case.h"
+#include "io_kinds.h"
 #include "pin_guard_dma.h"
 
 #define DMA_PATTERN	0x7b6a594837261504ULL	/* no byte of it is a byte_before() */
@@ -423,7 +424,7 @@ const struct io_kind io_kinds[] = {
 	{ .name = "dma_segments", .vectored = true, DMA },
 };
 
-const unsigned int nr_io_kinds = ARRAY_LEN(io_kinds);
+const unsigned int nr_io_kinds = ARRAY_SIZE(io_kinds);
 
 const struct io_kind *io_kind_by_name(const char *name)
 {

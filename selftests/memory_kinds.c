@@ -2,12 +2,15 @@
 /* The kinds of memory that a read goes to. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "forkscrew.h"
+#include "case.h"
+#include "memory_kinds.h"
 
 #define MARGIN		512UL	/* keeps block devices content, and leaves a rest of the page */
 
