@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,17 +27,6 @@ static int dev = -1;
 static struct session peer;
 static uint32_t *words;
 static uint64_t buffer;		/* registered, or 0 */
-
-void give_up(const char *fmt, ...)
-{
-	char why[200];
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, sizeof(why), fmt, args);
-	va_end(args);
-	ksft_exit_fail_msg("%s\n", why);
-}
 
 static void send_words(void)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What a case says. */
+/* How a case ends. */
 #ifndef _CASE_H
 #define _CASE_H
 
@@ -9,25 +9,36 @@
 
 enum outcome {
 	CASE_RUNNING,
-	CASE_KEPT,	/* every check passed */
-	CASE_LOST,	/* the parent's memory lacks data of the read, nothing else is wrong */
-	CASE_BAD,	/* another check failed */
-	CASE_SKIP,	/* not possible here */
+	CASE_PASSED,	/* every check passed */
+	CASE_LOST,	/* the memory lacks data of the I/O, nothing else is wrong */
+	CASE_FAILED,	/* another check failed */
+	CASE_SKIPPED,	/* not possible here */
+	CASE_REFUSED,	/* the kernel refused the operation */
+	CASE_LATE,	/* the machine was too slow for the case: once more */
 };
 
 struct verdict {
 	enum outcome outcome;
-	size_t lost;
-	size_t bytes;
+	size_t lost, bytes;
 	char why[400];
 };
 
-/* Ends the case process. */
+/* Of the case that this process belongs to, which its reporter reads; NULL in other processes. */
+extern struct verdict *verdict;
+
+/*
+ * Ends this process of a case: the verdict is that of the case's first process to call this. Without
+ * a case it ends the program.
+ */
 void __noreturn __printf(2, 3) finish(enum outcome outcome, const char *fmt, ...);
 
-void __noreturn finish_with(const struct verdict *v);
+#define pass()		finish(CASE_PASSED, "%s", "")
+#define skip(...)	finish(CASE_SKIPPED, __VA_ARGS__)
+#define give_up(...)	finish(CASE_FAILED, __VA_ARGS__)
 
-#define skip(...)	finish(CASE_SKIP, __VA_ARGS__)
-#define bad(...)	finish(CASE_BAD, __VA_ARGS__)
+#define must(cond, ...) do { if (!(cond)) give_up(__VA_ARGS__); } while (0)
+
+/* Optional: what finish() calls first. Returns the outcome, or not at all. */
+extern enum outcome (*on_finish)(enum outcome outcome, const char *why);
 
 #endif /* _CASE_H */

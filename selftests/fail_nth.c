@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +23,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "case.h"
 #include "fail_nth.h"
 #include "io_kinds.h"
 #include "pin_guard_dma.h"
@@ -53,15 +51,13 @@ static struct {
 
 /* What the process of a run says. */
 static struct report {
-	enum { RUNNING, RIGHT, REFUSED, LOST, LATE, WRONG } end;
+	struct verdict verdict;
 	bool injected;
 	int err;
-	size_t lost;
-	char why[300];
-	unsigned int latency_ms;	/* that reads take: kept */
 } *report;
 
 static unsigned int nth;
+static unsigned int latency_ms;		/* that reads take */
 static int fail_nth_fd = -1;
 static bool armed;
 
@@ -75,16 +71,16 @@ static void fail_nth_write(unsigned int n)
 	int len = snprintf(text, sizeof(text), "%u", n);
 
 	if (pwrite(fail_nth_fd, text, len, 0) != len)
-		wrong(FAIL_NTH ": %s", strerror(errno));
+		give_up(FAIL_NTH ": %s", strerror(errno));
 }
 
 void arm(void)
 {
 	fail_nth_fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
 	if (fail_nth_fd < 0)
-		wrong(FAIL_NTH ": %s", strerror(errno));
-	armed = true;
+		give_up(FAIL_NTH ": %s", strerror(errno));
 	fail_nth_write(nth);
+	armed = true;
 }
 
 void disarm(void)
@@ -108,52 +104,21 @@ void disarm(void)
  * The ends of a run
  */
 
-static void __noreturn tell(int end, int err, const char *fmt, va_list args)
-{
-	disarm();
-	vsnprintf(report->why, sizeof(report->why), fmt, args);
-	report->err = err;
-	report->end = end;
-	_exit(0);
-}
-
-static void __noreturn __printf(2, 3) ended(int end, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	tell(end, 0, fmt, args);
-}
-
-void right(void)
-{
-	ended(RIGHT, "%s", "");
-}
-
 void refused(int err)
 {
 	report->err = err;
-	report->end = REFUSED;
-	_exit(0);
+	finish(CASE_REFUSED, "%s", strerror(err));
 }
 
-void wrong(const char *fmt, ...)
+/* What the kinds of I/O cannot submit while armed is what the fault did. */
+static enum outcome run_ends(enum outcome outcome, const char *why)
 {
-	va_list args;
-
-	va_start(args, fmt);
-	tell(WRONG, 0, fmt, args);
-}
-
-/* The kinds of I/O end so. What they cannot submit while armed is what the fault did. */
-void finish(enum outcome outcome, const char *fmt, ...)
-{
-	bool by_fault = armed && outcome == CASE_BAD;
-	int err = errno;
-	va_list args;
-
-	va_start(args, fmt);
-	tell(by_fault ? REFUSED : WRONG, err, fmt, args);
+	if (armed && outcome == CASE_FAILED) {
+		report->err = errno;
+		outcome = CASE_REFUSED;
+	}
+	disarm();
+	return outcome;
 }
 
 /*
@@ -179,7 +144,7 @@ static const struct memory_kind *memory_kind(void)
 	for (i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i]->name, opt.memory))
 			return kinds[i];
-	wrong("no kind of memory is called %s", opt.memory);
+	give_up("no kind of memory is called %s", opt.memory);
 }
 
 /* @vectored: in segments, for one window of all. */
@@ -190,7 +155,7 @@ static void area_map(bool vectored)
 	memory_map(&area, memory_kind(), vectored);
 	expected = malloc(area.size);
 	if (!expected)
-		wrong("no memory");
+		give_up("no memory");
 	for (i = 0; i < area.size; i++)
 		expected[i] = byte_before(i);
 }
@@ -209,10 +174,10 @@ static void area_check(void)
 	}
 	if (!bad)
 		return;
-	report->lost = bad;
-	ended(before ? LOST : WRONG,
-	      "%zu bytes, first byte %zu of page %zu: expected 0x%02x, came 0x%02x", bad,
-	      first % PAGE, first / PAGE, expected[first], (unsigned char)area.base[first]);
+	verdict->lost = bad;
+	finish(before ? CASE_LOST : CASE_FAILED,
+	       "%zu bytes, first byte %zu of page %zu: expected 0x%02x, came 0x%02x", bad,
+	       first % PAGE, first / PAGE, expected[first], (unsigned char)area.base[first]);
 }
 
 /* Once for all runs: over a slow link it takes its time. */
@@ -231,7 +196,7 @@ static const struct io_kind *io_kind(void)
 	const struct io_kind *kind = io_kind_by_name(opt.io);
 
 	if (!kind)
-		wrong("no kind of I/O is called %s", opt.io);
+		give_up("no kind of I/O is called %s", opt.io);
 	return kind;
 }
 
@@ -264,7 +229,7 @@ static int window_expect(struct window *w, bool may_be_short)
 		}
 	}
 	if (came > at || (came < at && !may_be_short))
-		wrong("%ld of %zu bytes", w->io.result, at);
+		give_up("%ld of %zu bytes", w->io.result, at);
 	return w->io.result < 0 ? -w->io.result : 0;
 }
 
@@ -298,7 +263,7 @@ static void run_fork(void)
 	size_t at;
 	pid_t pid;
 
-	target.latency_ms = report->latency_ms;
+	target.latency_ms = latency_ms;
 	area_map(false);
 	n = windows_place(io_kind());
 	for (i = 0; i < n; i++)
@@ -330,10 +295,10 @@ static void run_fork(void)
 	area_check();
 	/* They were in flight, or this says nothing. */
 	if (late)
-		ended(LATE, "%u of %u reads were done before the fork", late, n);
+		finish(CASE_LATE, "%u of %u reads were done before the fork", late, n);
 	if (err)
 		refused(err);
-	right();
+	pass();
 }
 
 /*
@@ -369,7 +334,7 @@ static void run_read(void)
 	area_check();
 	if (err)
 		refused(err);
-	right();
+	pass();
 }
 
 /*
@@ -407,22 +372,22 @@ static void run_pin(void)
 	err = dma_submit(op, &w.id);
 	if (!err) {
 		if (ioctl(target.fd, PIN_GUARD_DMA_WAIT, &w))
-			wrong("wait: %s", strerror(errno));
+			give_up("wait: %s", strerror(errno));
 		if (w.result != (int64_t)area.seg->iov_len)
-			wrong("result %lld of %zu", (long long)w.result, area.seg->iov_len);
+			give_up("result %lld of %zu", (long long)w.result, area.seg->iov_len);
 		for (i = 0; op == PIN_GUARD_DMA_FILL && i < area.seg->iov_len; i++)
 			expected[(char *)area.seg->iov_base + i - area.base] =
 				byte_of_target(&target, i);
 		for (i = 0; i < area.seg->iov_len; i++)
 			sum += ((unsigned char *)area.seg->iov_base)[i];
 		if (op == PIN_GUARD_DMA_SUM && w.sum != sum)
-			wrong("sum %llu, expected %llu", (unsigned long long)w.sum,
+			give_up("sum %llu, expected %llu", (unsigned long long)w.sum,
 			      (unsigned long long)sum);
 	}
 	area_check();
 	if (err)
 		refused(err);
-	right();
+	pass();
 }
 
 /* read(2) and write(2) on the device: pins of an iterator */
@@ -446,14 +411,14 @@ static void run_iterator(void)
 	err = errno;
 	disarm();
 	if (came >= 0 && came != (ssize_t)len)
-		wrong("%zd of %zu bytes", came, len);
+		give_up("%zd of %zu bytes", came, len);
 	for (i = 0; !write && came > 0 && i < area.segs; i++)
 		for (j = 0; j < area.seg[i].iov_len; j++, done++)
 			expected[(char *)area.seg[i].iov_base + j - area.base] = done % 251;
 	area_check();
 	if (came < 0)
 		refused(err);
-	right();
+	pass();
 }
 
 /*
@@ -468,7 +433,7 @@ static unsigned int traced(const char *name)
 	char line[512];
 
 	if (!f)
-		wrong("enabled_functions: %s", strerror(errno));
+		give_up("enabled_functions: %s", strerror(errno));
 	while (fgets(line, sizeof(line), f))
 		n += !strncmp(line, name, strlen(name));
 	fclose(f);
@@ -489,45 +454,46 @@ static void run_load(void)
 	snprintf(sysfs, sizeof(sysfs), "/sys/module/%.*s", (int)strcspn(base, "."), base);
 	fd = open(opt.target, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		wrong("%s: %s", opt.target, strerror(errno));
+		give_up("%s: %s", opt.target, strerror(errno));
 	arm();
 	err = syscall(SYS_finit_module, fd, "", 0) ? errno : 0;
 	disarm();
 	if (err) {
 		after = traced("");
 		if (!access(sysfs, F_OK))
-			wrong("it has failed, and is there: %s", strerror(err));
+			give_up("it has failed, and is there: %s", strerror(err));
 		if (ours && !access("/sys/kernel/debug/pin_guard", F_OK))
-			wrong("debugfs pin_guard is left: %s", strerror(err));
+			give_up("debugfs pin_guard is left: %s", strerror(err));
 		if (after != before)
-			wrong("%u functions were traced, %u are: %s", before, after, strerror(err));
+			give_up("%u functions were traced, %u are: %s", before, after, strerror(err));
 		refused(err);
 	}
 	for (i = 0; ours && i < ARRAY_SIZE(targets) - !nfs; i++)
 		if (traced(targets[i]) < 1)
-			wrong("loaded, but %sis not attached", targets[i]);
+			give_up("loaded, but %sis not attached", targets[i]);
 	snprintf(sysfs, sizeof(sysfs), "%.*s", (int)strcspn(base, "."), base);
 	if (syscall(SYS_delete_module, sysfs, O_NONBLOCK))
-		wrong("unload: %s", strerror(errno));
+		give_up("unload: %s", strerror(errno));
 	after = traced("");
 	if (after != before)
-		wrong("%u functions were traced, %u are when it is gone", before, after);
-	right();
+		give_up("%u functions were traced, %u are when it is gone", before, after);
+	pass();
 }
 
 /* nfs.ko comes while pin_guard is loaded, which then attaches itself, or says why not. */
 static void run_come(void)
 {
 	char line[200], *state = NULL;
-	int fd = open(opt.target, O_RDONLY | O_CLOEXEC), failed = 0;
+	int fd = open(opt.target, O_RDONLY | O_CLOEXEC), failed = 0, err;
 	FILE *f;
 
 	if (fd < 0)
-		wrong("%s: %s", opt.target, strerror(errno));
+		give_up("%s: %s", opt.target, strerror(errno));
 	arm();
-	if (syscall(SYS_finit_module, fd, "", 0))
-		wrong("nfs.ko does not load: %s", strerror(errno));
+	err = syscall(SYS_finit_module, fd, "", 0) ? errno : 0;
 	disarm();
+	if (err)
+		give_up("nfs.ko does not load: %s", strerror(err));
 	f = fopen("/sys/kernel/debug/pin_guard/targets", "r");
 	while (!state && f && fgets(line, sizeof(line), f))
 		if (!strncmp(line, "nfs_file_read ", 14))
@@ -535,12 +501,12 @@ static void run_come(void)
 	if (f)
 		fclose(f);
 	if (syscall(SYS_delete_module, "nfs", O_NONBLOCK))
-		wrong("unload: %s", strerror(errno));
+		give_up("unload: %s", strerror(errno));
 	if (state && sscanf(state, "failed -%d", &failed) == 1)
 		refused(failed);
 	if (!state || strcmp(state, "attached\n"))
-		wrong("nfs.ko is loaded, nfs_file_read is %s", state ? state : "not listed");
-	right();
+		give_up("nfs.ko is loaded, nfs_file_read is %s", state ? state : "not listed");
+	pass();
 }
 
 /*
@@ -586,11 +552,12 @@ static bool is_documented(int err)
 /* One run, in a process of its own; says how it ended. */
 static void run(unsigned int n)
 {
+	struct verdict *v = &report->verdict;
 	unsigned int ms;
 	int status = 0;
 	pid_t pid;
 
-	memset(report, 0, offsetof(struct report, latency_ms));
+	memset(report, 0, sizeof(*report));
 	nth = n;
 	fflush(stdout);
 	pid = fork();
@@ -598,22 +565,22 @@ static void run(unsigned int n)
 		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		verdict = v;
 		opt.operation->run();
-		wrong("no end");
+		give_up("no end");
 	}
 	for (ms = 0; waitpid(pid, &status, WNOHANG) != pid; ms += 2) {
 		if (ms > opt.limit_s * 1000) {
 			kill(pid, SIGKILL);
-			report->end = WRONG;
-			snprintf(report->why, sizeof(report->why), "not done in %u s",
-				 opt.limit_s);
+			v->outcome = CASE_FAILED;
+			snprintf(v->why, sizeof(v->why), "not done in %u s", opt.limit_s);
 			return;
 		}
 		usleep(2000);
 	}
-	if (report->end == RUNNING) {
-		report->end = WRONG;
-		snprintf(report->why, sizeof(report->why), "ended with status 0x%x", status);
+	if (v->outcome == CASE_RUNNING) {
+		v->outcome = CASE_FAILED;
+		snprintf(v->why, sizeof(v->why), "ended with status 0x%x", status);
 	}
 }
 
@@ -628,10 +595,10 @@ static void set_latency(unsigned int ms)
 {
 	char command[200];
 
-	report->latency_ms = ms < MAX_LATENCY_MS ? ms : MAX_LATENCY_MS;
+	latency_ms = ms < MAX_LATENCY_MS ? ms : MAX_LATENCY_MS;
 	if (!opt.slow)
 		return;
-	snprintf(command, sizeof(command), "%s %ums", opt.slow, report->latency_ms);
+	snprintf(command, sizeof(command), "%s %ums", opt.slow, latency_ms);
 	if (system(command))
 		ksft_exit_fail_msg("%s: failed\n", command);
 }
@@ -737,6 +704,7 @@ int main(int argc, char **argv)
 {
 	unsigned int counts[MAX_ERRNO] = { 0 }, injected = 0, failed = 0, ok = 0, bad = 0;
 	unsigned int clean = 0, late = 0, losses = 0, n, i;
+	const struct verdict *v;
 	size_t lost = 0;
 
 	options(argc, argv);
@@ -747,25 +715,27 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		      -1, 0);
+	v = &report->verdict;
+	on_finish = run_ends;
 	set_latency(MIN_LATENCY_MS);
 	if (opt.operation->reads)
 		target_open(opt.target ? opt.target : DMA_DEVICE);
 
 	for (n = 1; clean < CLEAN_RUNS && bad < 3 && n < MAX_N; n = next(n)) {
-		for (late = 0; run(n), report->end == LATE; late++) {
+		for (late = 0; run(n), v->outcome == CASE_LATE; late++) {
 			if (late == MAX_LATE) {
-				ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, report->why);
+				ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, v->why);
 				return KSFT_FAIL;
 			}
-			set_latency(report->latency_ms * 2);
+			set_latency(latency_ms * 2);
 		}
 		injected += report->injected;
 		clean = report->injected ? 0 : clean + 1;
-		switch (report->end) {
-		case RIGHT:
+		switch (v->outcome) {
+		case CASE_PASSED:
 			ok += report->injected;
 			continue;
-		case REFUSED:
+		case CASE_REFUSED:
 			failed++;
 			counts[report->err % MAX_ERRNO]++;
 			if (report->injected && is_documented(report->err))
@@ -774,8 +744,8 @@ int main(int argc, char **argv)
 				       opt.name, n, strerror(report->err),
 				       report->injected ? "" : ", and nothing had failed");
 			break;
-		case LOST:
-			lost += report->lost;
+		case CASE_LOST:
+			lost += v->lost;
 			losses++;
 			if (opt.control) {
 				ok += report->injected;
@@ -784,7 +754,7 @@ int main(int argc, char **argv)
 			/* fall through */
 		default:
 			ksft_print_msg("%s, allocation %u%s: %s\n", opt.name, n,
-				       report->injected ? "" : " (not reached)", report->why);
+				       report->injected ? "" : " (not reached)", v->why);
 			break;
 		}
 		bad++;

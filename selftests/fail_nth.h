@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "kselftest.h"	/* also for __noreturn and __printf() */
+#include "case.h"
 
 #define MAX_ERRNOS	4
 
@@ -33,9 +33,7 @@ extern unsigned int send_mode;
 void arm(void);
 void disarm(void);
 
-/* The ends of a run: all is as it should be; the operation was refused; another thing is wrong. */
-void __noreturn right(void);
+/* An end of a run: the operation has failed with @err. */
 void __noreturn refused(int err);
-void __noreturn __printf(1, 2) wrong(const char *fmt, ...);
 
 #endif /* FAIL_NTH_H */

@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,8 +43,6 @@ static struct job {
 	struct verdict *v;		/* shared with the case process */
 } *jobs;
 
-static struct verdict *my_verdict;	/* in a case process */
-
 /* The four kinds of memory and four of I/O. */
 static const struct fork_case demo_cases[] = {
 	{ "fork", &mem_anon, LOSES, true, { READ, FORK, TOUCH } },
@@ -55,23 +52,6 @@ static const struct fork_case demo_cases[] = {
 };
 
 static const char * const demo_io[] = { "pread", "preadv", "libaio", "io_uring" };
-
-void finish_with(const struct verdict *v)
-{
-	*my_verdict = *v;
-	_exit(0);
-}
-
-void finish(enum outcome outcome, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(my_verdict->why, sizeof(my_verdict->why), fmt, args);
-	va_end(args);
-	my_verdict->outcome = outcome;
-	_exit(0);
-}
 
 double now_ms(void)
 {
@@ -181,7 +161,7 @@ static const char *target_open(struct target *t, const char *path)
 
 static void job_run(unsigned int i)
 {
-	my_verdict = jobs[i].v;
+	verdict = jobs[i].v;
 	fork_case_run(jobs[i].c, jobs[i].io, jobs[i].target, opt.control);
 }
 
@@ -191,7 +171,7 @@ static void job_ended(unsigned int i, bool in_time, const char *why)
 
 	if (in_time && v->outcome != CASE_RUNNING)
 		return;
-	v->outcome = CASE_BAD;
+	v->outcome = CASE_FAILED;
 	snprintf(v->why, sizeof(v->why), "%s", why);
 }
 
@@ -255,11 +235,11 @@ static void report_test(unsigned int i)
 	const char *io = j->io->name, *name = j->c->name;
 
 	switch (v->outcome) {
-	case CASE_SKIP:
+	case CASE_SKIPPED:
 		ksft_print_msg("%s %s: %s\n", io, name, v->why);
 		ksft_test_result_skip("%s %s\n", io, name);
 		return;
-	case CASE_KEPT:
+	case CASE_PASSED:
 		if (loss_awaited && j->target->dma)
 			break;	/* by a plain reference: no kernel keeps that */
 		if (loss_awaited) {
@@ -295,14 +275,14 @@ static void report_machine(unsigned int i)
 	const struct verdict *v = j->v;
 
 	switch (v->outcome) {
-	case CASE_KEPT:
+	case CASE_PASSED:
 	case CASE_LOST:
 		runs++;
 		bytes += v->bytes;
 		lost += v->lost;
 		lost_runs += v->outcome == CASE_LOST;
 		break;
-	case CASE_SKIP:
+	case CASE_SKIPPED:
 		skipped++;
 		snprintf(why, sizeof(why), "%s", v->why);
 		break;

@@ -217,7 +217,7 @@ static void touch(struct run *r, unsigned char mark, int mem_fd)
 			if (mem_fd < 0)
 				m->base[i] = mark;
 			else if (pwrite(mem_fd, &mark, 1, (unsigned long)&m->base[i]) != 1)
-				bad("/proc/self/mem: %s", strerror(errno));
+				give_up("/proc/self/mem: %s", strerror(errno));
 		}
 	}
 	r->mark = mark;
@@ -279,14 +279,14 @@ static void *reserve(void *at, size_t size)
 			 MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0), -1, 0);
 
 	if (map == MAP_FAILED)
-		bad("mmap: %s", strerror(errno));
+		give_up("mmap: %s", strerror(errno));
 	return map;
 }
 
 static void move_pages(char *from, size_t len, char *to, size_t new_len)
 {
 	if (mremap(from, len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		bad("mremap of %zu bytes to %zu: %s", len, new_len, strerror(errno));
+		give_up("mremap of %zu bytes to %zu: %s", len, new_len, strerror(errno));
 }
 
 /* All to where the others are. */
@@ -334,7 +334,7 @@ static void __noreturn child_main(struct run *r, int sock)
 static void child_ask(const struct child *c, char what, void *answer, size_t size)
 {
 	if (send(c->sock, &what, 1, 0) != 1 || recv(c->sock, answer, size, 0) != (ssize_t)size)
-		bad("the child is gone");
+		give_up("the child is gone");
 }
 
 static void child_end(struct child *c)
@@ -352,12 +352,12 @@ static void step_fork(struct run *r)
 	int sock[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sock))
-		bad("socketpair: %s", strerror(errno));
+		give_up("socketpair: %s", strerror(errno));
 	c->pid = fork();
 	if (c->pid < 0) {
 		if (errno == ENOMEM && r->c->mem->map == mem_hugetlb.map)
 			skip("fork: no free huge page for the child");
-		bad("fork: %s", strerror(errno));
+		give_up("fork: %s", strerror(errno));
 	}
 	if (!c->pid) {
 		/* Else a child before us would not see its end of the line. */
@@ -431,7 +431,7 @@ static void step_ksm(struct run *r)
 		skip("no KSM in this kernel");
 	twin = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (twin == MAP_FAILED)
-		bad("mmap: %s", strerror(errno));
+		give_up("mmap: %s", strerror(errno));
 	memcpy(twin, r->mem.base, size);
 	if (madvise(twin, size, MADV_MERGEABLE) ||
 	    madvise(r->mem.base, size, MADV_MERGEABLE))
@@ -461,7 +461,7 @@ static void step_uffd_wp(struct run *r, bool protect)
 			skip("userfaultfd write protection: %s", strerror(errno));
 	}
 	if (uffd_write_protect(r->uffd, start, len, protect))
-		bad("UFFDIO_WRITEPROTECT: %s", strerror(errno));
+		give_up("UFFDIO_WRITEPROTECT: %s", strerror(errno));
 	r->protected |= protect;
 }
 
@@ -476,7 +476,7 @@ static void step_uffd_rwp(struct run *r, bool protect)
 			skip("userfaultfd read-write protection: %s", strerror(errno));
 	}
 	if (uffd_rw_protect(r->uffd, start, len, protect))
-		bad("UFFDIO_RWPROTECT: %s", strerror(errno));
+		give_up("UFFDIO_RWPROTECT: %s", strerror(errno));
 	r->unreadable = protect;
 	r->protected |= protect;
 }
@@ -490,7 +490,7 @@ static void step_uffd_move(struct run *r)
 	char *to = (char *)(((unsigned long)map + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
 
 	if (map == MAP_FAILED)
-		bad("mmap: %s", strerror(errno));
+		give_up("mmap: %s", strerror(errno));
 	r->uffd = uffd_open(UFFD_FEATURE_MOVE);
 	if (r->uffd < 0 || uffd_register(r->uffd, to, size, UFFDIO_REGISTER_MODE_MISSING))
 		skip("UFFDIO_MOVE: %s", strerror(errno));
@@ -502,7 +502,7 @@ static void step_uffd_move(struct run *r)
 	} else if (errno == EBUSY && !moved) {
 		munmap(map, room);
 	} else {
-		bad("UFFDIO_MOVE: %s, %zu of %zu bytes moved", strerror(errno), moved, size);
+		give_up("UFFDIO_MOVE: %s, %zu of %zu bytes moved", strerror(errno), moved, size);
 	}
 	close(r->uffd);
 	r->uffd = -1;
@@ -512,7 +512,7 @@ static void step_protect(struct run *r, int prot)
 {
 	r->protected = true;
 	if (mprotect(r->mem.base, r->mem.size, prot))
-		bad("mprotect: %s", strerror(errno));
+		give_up("mprotect: %s", strerror(errno));
 }
 
 static void step_pkey(struct run *r)
@@ -522,13 +522,13 @@ static void step_pkey(struct run *r)
 	if (r->pkey < 0)
 		skip("no protection keys here: pkey_alloc: %s", strerror(errno));
 	if (pkey_mprotect(r->mem.base, r->mem.size, PROT_READ | PROT_WRITE, r->pkey))
-		bad("pkey_mprotect: %s", strerror(errno));
+		give_up("pkey_mprotect: %s", strerror(errno));
 }
 
 static void step_pkey_set(struct run *r, unsigned int rights)
 {
 	if (pkey_set(r->pkey, rights))
-		bad("pkey_set: %s", strerror(errno));
+		give_up("pkey_set: %s", strerror(errno));
 }
 
 static void step_mremap(struct run *r)
@@ -538,7 +538,7 @@ static void step_mremap(struct run *r)
 
 	if (to == MAP_FAILED ||
 	    mremap(r->mem.base, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		bad("mremap: %s", strerror(errno));
+		give_up("mremap: %s", strerror(errno));
 	/* What is around a huge page stays behind. */
 	memory_unmap(&r->mem);
 	memory_move(&r->mem, to);
@@ -566,7 +566,7 @@ static void step_unmap_hole(struct run *r)
 	m->hole_start = PAGE;
 	m->hole_end = 2 * PAGE;
 	if (munmap(m->base + m->hole_start, PAGE))
-		bad("munmap: %s", strerror(errno));
+		give_up("munmap: %s", strerror(errno));
 }
 
 static void step_pvm_read(struct run *r)
@@ -604,7 +604,7 @@ static void step_vfork(void)
 	if (!pid)
 		_exit(0);
 	if (pid < 0)
-		bad("vfork: %s", strerror(errno));
+		give_up("vfork: %s", strerror(errno));
 	waitpid(pid, NULL, 0);
 }
 
@@ -622,7 +622,7 @@ static void step_spawn(void)
 static void step_vmsplice(struct run *r)
 {
 	if (pipe(r->pipe) || vmsplice(r->pipe[1], r->mem.seg, r->mem.segs, 0) < 0)
-		bad("vmsplice: %s", strerror(errno));
+		give_up("vmsplice: %s", strerror(errno));
 }
 
 static void sleep_ms(unsigned int ms)
@@ -714,7 +714,7 @@ static void step(struct run *r, enum step s)
 		break;
 	case DONTFORK:
 		if (madvise(r->mem.base, r->mem.size, MADV_DONTFORK))
-			bad("MADV_DONTFORK: %s", strerror(errno));
+			give_up("MADV_DONTFORK: %s", strerror(errno));
 		r->inherited = false;
 		break;
 	case MREMAP:
@@ -805,25 +805,25 @@ static bool attempt(struct run *r, bool control, struct verdict *v)
 	else if (r->io.result != (long)v->bytes &&
 		 /* Ceph may count what is past the end of the file, too. */
 		 !(r->io.result > (long)v->bytes && r->io.result <= (long)(v->bytes + r->past_eof)))
-		bad("the read: expected %zu bytes, came %ld", v->bytes, r->io.result);
+		give_up("the read: expected %zu bytes, came %ld", v->bytes, r->io.result);
 	if (in_time) {
 		look(r, true, &read, &rest);
 		v->lost = read.wrong;
-		v->outcome = CASE_KEPT;
+		v->outcome = CASE_PASSED;
 		if (read.wrong) {
 			v->outcome = CASE_LOST;
 			describe(v->why, sizeof(v->why), "parent", &read);
 		}
 		if (rest.wrong) {
-			v->outcome = CASE_BAD;
+			v->outcome = CASE_FAILED;
 			describe(v->why, sizeof(v->why), "parent, beside the read", &rest);
 		}
 	}
 	for (i = 0; i < r->children; i++) {
 		if (r->child[i].pid && r->inherited && !control && in_time) {
 			child_ask(&r->child[i], 'L', &seen, sizeof(seen));
-			if (seen.wrong && v->outcome == CASE_KEPT) {
-				v->outcome = CASE_BAD;
+			if (seen.wrong && v->outcome == CASE_PASSED) {
+				v->outcome = CASE_FAILED;
 				describe(v->why, sizeof(v->why), "child", &seen);
 			}
 		}
@@ -858,8 +858,10 @@ void fork_case_run(const struct fork_case *c, const struct io_kind *io,
 				     early);
 			continue;
 		}
-		if (v.outcome == CASE_KEPT && loss_awaited && ++kept < CONTROLS)
+		if (v.outcome == CASE_PASSED && loss_awaited && ++kept < CONTROLS)
 			continue;
-		finish_with(&v);
+		verdict->lost = v.lost;
+		verdict->bytes = v.bytes;
+		finish(v.outcome, "%s", v.why);
 	}
 }

@@ -46,18 +46,6 @@ static unsigned int nr_children;
 
 static struct target target;
 
-void finish(enum outcome outcome, const char *fmt, ...)
-{
-	va_list args;
-
-	printf("%s ", outcome == CASE_SKIP ? "skip" : "bad");
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
-	exit(outcome == CASE_SKIP ? KSFT_SKIP : KSFT_FAIL);
-}
-
 double now_ms(void)
 {
 	struct timespec t;
@@ -75,7 +63,7 @@ static void fill_file(const char *path)
 	for (i = 0; i < FILE_BYTES; i++)
 		content[i] = byte_of_target(&target, i);
 	if (fd < 0 || write(fd, content, FILE_BYTES) != FILE_BYTES || fsync(fd))
-		bad("%s: %s", path, strerror(errno));
+		give_up("%s: %s", path, strerror(errno));
 	close(fd);
 	free(content);
 	target.fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
@@ -102,7 +90,7 @@ static void make_reads(char *names)
 		}
 	}
 	if (!nr_reads)
-		bad("no such kind of I/O");
+		give_up("no such kind of I/O");
 }
 
 static void submit(void)
@@ -146,10 +134,10 @@ static void fork_and_touch(void)
 	pid_t pid;
 
 	if (nr_children == MAX_FORKS)
-		bad("no more than %u forks", MAX_FORKS);
+		give_up("no more than %u forks", MAX_FORKS);
 	pid = fork();
 	if (pid < 0)
-		bad("fork: %s", strerror(errno));
+		give_up("fork: %s", strerror(errno));
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (;;)
@@ -257,7 +245,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(line, "wait\n"))
 			wait_for_all();
 		else
-			bad("no such command: %s", line);
+			give_up("no such command: %s", line);
 	}
 	return KSFT_PASS;
 }

@@ -78,7 +78,7 @@ static void reader_submit(struct io *io)
 
 	atomic_store(&r->done, false);
 	if (pthread_create(&r->thread, NULL, reader_main, io))
-		bad("no thread for the read");
+		give_up("no thread for the read");
 }
 
 static bool reader_done(struct io *io)
@@ -137,7 +137,7 @@ static void aio_submit(struct io *io)
 	}
 	a->done = false;
 	if (syscall(SYS_io_submit, a->ctx, 1, &cbs) != 1)
-		bad("io_submit: %s", strerror(errno));
+		give_up("io_submit: %s", strerror(errno));
 }
 
 static void aio_reap(struct io *io, struct timespec *timeout)
@@ -151,7 +151,7 @@ static void aio_reap(struct io *io, struct timespec *timeout)
 		n = syscall(SYS_io_getevents, a->ctx, timeout ? 0 : 1, 1, &a->event, timeout);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
-		bad("io_getevents: %s", strerror(errno));
+		give_up("io_getevents: %s", strerror(errno));
 	if (n == 1) {
 		a->done = true;
 		io->result = a->event.res;
@@ -200,7 +200,7 @@ static void *uring_map(struct uring *u, size_t size, off_t what)
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd, what);
 
 	if (p == MAP_FAILED)
-		bad("mmap of the ring: %s", strerror(errno));
+		give_up("mmap of the ring: %s", strerror(errno));
 	/* A soak has many, which forks need not copy. */
 	madvise(p, size, MADV_DONTFORK);
 	u->map[u->maps++] = (struct iovec){ .iov_base = p, .iov_len = size };
@@ -235,7 +235,7 @@ static void uring_enter(struct uring *u)
 	__atomic_store_n(u->sq_tail, *u->sq_tail + 1, __ATOMIC_RELEASE);
 	while (syscall(SYS_io_uring_enter, u->fd, 1, 0, 0, NULL, 0) != 1)
 		if (errno != EINTR)
-			bad("io_uring_enter: %s", strerror(errno));
+			give_up("io_uring_enter: %s", strerror(errno));
 }
 
 static void uring_submit(struct io *io)
@@ -286,7 +286,7 @@ static void uring_wait(struct io *io)
 	while (!uring_done(io))
 		if (syscall(SYS_io_uring_enter, u->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0 &&
 		    errno != EINTR)
-			bad("io_uring_enter: %s", strerror(errno));
+			give_up("io_uring_enter: %s", strerror(errno));
 	io->result = u->cqe[*u->cq_head & u->cq_mask].res;
 	__atomic_store_n(u->cq_head, *u->cq_head + 1, __ATOMIC_RELEASE);
 	if (u->registered)
@@ -310,7 +310,7 @@ long uring_cancel(struct io *io)
 		if (u->cqe[at & u->cq_mask].user_data == URING_CANCEL)
 			cqe = &u->cqe[at & u->cq_mask];
 	if (!cqe)
-		bad("IORING_OP_ASYNC_CANCEL is not answered");
+		give_up("IORING_OP_ASYNC_CANCEL is not answered");
 	/* Leaves the read's, if it is there, as the only one. */
 	if (at - *u->cq_head == 2 && cqe == &u->cqe[(at - 1) & u->cq_mask]) {
 		struct io_uring_cqe answer = *cqe;
@@ -344,7 +344,7 @@ static void dma_setup(struct io *io)
 	/* Its own open: poll() tells of the requests of one open file. */
 	io->fd = open(io->target->path, O_RDWR | O_CLOEXEC);
 	if (io->fd < 0)
-		bad("%s: %s", io->target->path, strerror(errno));
+		give_up("%s: %s", io->target->path, strerror(errno));
 }
 
 static void dma_submit(struct io *io)
@@ -366,7 +366,7 @@ static void dma_submit(struct io *io)
 		};
 
 		if (ioctl(io->fd, PIN_GUARD_DMA_SUBMIT, &s))
-			bad("PIN_GUARD_DMA_SUBMIT of %zu bytes: %s", io->mem->seg[i].iov_len,
+			give_up("PIN_GUARD_DMA_SUBMIT of %zu bytes: %s", io->mem->seg[i].iov_len,
 			    strerror(errno));
 		d->id[i] = s.id;
 		at += s.len;
@@ -391,7 +391,7 @@ static void dma_wait(struct io *io)
 
 		while (ioctl(io->fd, PIN_GUARD_DMA_WAIT, &w))
 			if (errno != EINTR)
-				bad("PIN_GUARD_DMA_WAIT: %s", strerror(errno));
+				give_up("PIN_GUARD_DMA_WAIT: %s", strerror(errno));
 		if (w.result < 0) {
 			io->result = w.result;
 			continue;

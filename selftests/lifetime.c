@@ -13,7 +13,6 @@
 #include <pthread.h>
 #include <dirent.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +25,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "case.h"
 #include "lifetime.h"
 #include "wanted.h"
 
@@ -37,12 +35,11 @@
 
 /* Shared by the processes of a case */
 static struct {
-	enum outcome outcome;
+	struct verdict verdict;
 	atomic_uint runs;
 	atomic_ulong lost;
 	int err;
-	bool late;
-	char why[400];
+	char where[200];	/* something was lost first */
 } *report;
 
 unsigned int with;
@@ -55,58 +52,6 @@ static const char * const kinds[] = {
 	"send", "registered",
 };
 
-/* The end of a case */
-
-static void __noreturn end(enum outcome outcome, const char *fmt, va_list args)
-{
-	/* The first one knows why. */
-	if (report->outcome == CASE_RUNNING) {
-		vsnprintf(report->why, sizeof(report->why), fmt, args);
-		report->outcome = outcome;
-	}
-	_exit(0);
-}
-
-void finish(enum outcome outcome, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	end(outcome, fmt, args);
-}
-
-void wrong(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	end(CASE_BAD, fmt, args);
-}
-
-void late(const char *why)
-{
-	report->late = true;
-	wrong("%s", why);
-}
-
-/* For sender.c */
-void __noreturn give_up(const char *fmt, ...);
-void give_up(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	end(CASE_BAD, fmt, args);
-}
-
-void impossible(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	end(CASE_SKIP, fmt, args);
-}
-
 void count_run(void)
 {
 	atomic_fetch_add(&report->runs, 1);
@@ -115,7 +60,7 @@ void count_run(void)
 void count_lost(size_t bytes, const char *where)
 {
 	if (bytes && !atomic_fetch_add(&report->lost, bytes))
-		snprintf(report->why, sizeof(report->why), "%s", where);
+		snprintf(report->where, sizeof(report->where), "%s", where);
 }
 
 void set_errno(int err)
@@ -141,7 +86,7 @@ unsigned long seconds(void)
 
 void case_goes_on(void)
 {
-	if (report->outcome != CASE_RUNNING)
+	if (verdict->outcome != CASE_RUNNING)
 		_exit(0);
 }
 
@@ -153,17 +98,17 @@ struct victim victim_start(void (*body)(void))
 	int sock[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sock))
-		wrong("socketpair: %s", strerror(errno));
+		give_up("socketpair: %s", strerror(errno));
 	v.pid = fork();
 	if (v.pid < 0)
-		wrong("fork: %s", strerror(errno));
+		give_up("fork: %s", strerror(errno));
 	if (!v.pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(sock[1], STDIN_FILENO);
 		close(sock[0]);
 		close(sock[1]);
 		body();
-		wrong("the victim is through");
+		give_up("the victim is through");
 	}
 	close(sock[1]);
 	v.sock = sock[0];
@@ -173,7 +118,7 @@ struct victim victim_start(void (*body)(void))
 void victim_ready(void)
 {
 	if (send(STDIN_FILENO, "r", 1, 0) != 1)
-		wrong("the case is gone");
+		give_up("the case is gone");
 }
 
 void victim_await_ready(struct victim *v)
@@ -181,7 +126,7 @@ void victim_await_ready(struct victim *v)
 	char byte;
 
 	if (recv(v->sock, &byte, 1, 0) != 1)
-		wrong("the victim ended too early");
+		give_up("the victim ended too early");
 }
 
 void victim_must_end(struct victim *v, int sig, int code)
@@ -189,13 +134,13 @@ void victim_must_end(struct victim *v, int sig, int code)
 	int status;
 
 	if (waitpid(v->pid, &status, 0) != v->pid)
-		wrong("waitpid: %s", strerror(errno));
+		give_up("waitpid: %s", strerror(errno));
 	close(v->sock);
 	case_goes_on();
 	if (sig && !(WIFSIGNALED(status) && WTERMSIG(status) == sig))
-		wrong("expected an end by signal %d, came status 0x%x", sig, status);
+		give_up("expected an end by signal %d, came status 0x%x", sig, status);
 	if (!sig && !(WIFEXITED(status) && WEXITSTATUS(status) == code))
-		wrong("expected an exit with %d, came status 0x%x", code, status);
+		give_up("expected an exit with %d, came status 0x%x", code, status);
 	count_run();
 }
 
@@ -216,7 +161,7 @@ void victim_pass_fd(int fd)
 
 	memcpy(CMSG_DATA(&c.header), &fd, sizeof(fd));
 	if (sendmsg(STDIN_FILENO, &msg, 0) != 1)
-		wrong("SCM_RIGHTS: %s", strerror(errno));
+		give_up("SCM_RIGHTS: %s", strerror(errno));
 }
 
 int victim_take_fd(struct victim *v)
@@ -229,7 +174,7 @@ int victim_take_fd(struct victim *v)
 	int fd;
 
 	if (recvmsg(v->sock, &msg, 0) != 1 || !CMSG_FIRSTHDR(&msg))
-		wrong("no file came by SCM_RIGHTS");
+		give_up("no file came by SCM_RIGHTS");
 	memcpy(&fd, CMSG_DATA(&c.header), sizeof(fd));
 	return fd;
 }
@@ -273,7 +218,7 @@ void storm_begin(void)
 	sigaction(SIGUSR1, &action, NULL);
 	atomic_store(&storm.stop, false);
 	if (pthread_create(&storm.thread, NULL, storm_main, NULL))
-		wrong("no thread");
+		give_up("no thread");
 }
 
 unsigned long storm_end(void)
@@ -281,7 +226,7 @@ unsigned long storm_end(void)
 	atomic_store(&storm.stop, true);
 	pthread_join(storm.thread, NULL);
 	if (!storm.handled)
-		wrong("no signal was handled");
+		give_up("no signal was handled");
 	return storm.handled;
 }
 
@@ -294,17 +239,17 @@ void must_be_busy(const char *module)
 	/* Or it would be gone for all cases that follow. */
 	snprintf(path, sizeof(path), "/sys/module/%s/refcnt", module);
 	if (number_in(path, "") < 1)
-		wrong("%s is not in use: expected I/O in flight", module);
+		give_up("%s is not in use: expected I/O in flight", module);
 	if (!syscall(SYS_delete_module, module, O_NONBLOCK))
-		wrong("%s was unloaded with I/O in flight", module);
+		give_up("%s was unloaded with I/O in flight", module);
 	if (errno != EBUSY && errno != EWOULDBLOCK)
-		wrong("rmmod %s: expected EBUSY, came %s", module, strerror(errno));
+		give_up("rmmod %s: expected EBUSY, came %s", module, strerror(errno));
 }
 
 void exec_self(void)
 {
 	execl("/proc/self/exe", "lifetime", "--exit", NULL);
-	wrong("exec: %s", strerror(errno));
+	give_up("exec: %s", strerror(errno));
 }
 
 void become_limited(size_t memlock)
@@ -312,7 +257,7 @@ void become_limited(size_t memlock)
 	struct rlimit r = { .rlim_cur = memlock, .rlim_max = memlock };
 
 	if (setrlimit(RLIMIT_MEMLOCK, &r) || setresuid(NOBODY, NOBODY, NOBODY))
-		wrong("cannot be nobody: %s", strerror(errno));
+		give_up("cannot be nobody: %s", strerror(errno));
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
@@ -334,7 +279,7 @@ void group_write(const char *file, long value)
 	if (fd < 0 && !strcmp(file, "memory.swap.max"))
 		return;
 	if (fd < 0 || (value < 0 ? dprintf(fd, "max\n") : dprintf(fd, "%ld\n", value)) < 0)
-		wrong("%s/%s: %s", group, file, strerror(errno));
+		give_up("%s/%s: %s", group, file, strerror(errno));
 	close(fd);
 }
 
@@ -358,7 +303,7 @@ void oom_score(int adj)
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0 || dprintf(fd, "%d\n", adj) < 0)
-		wrong("oom_score_adj: %s", strerror(errno));
+		give_up("oom_score_adj: %s", strerror(errno));
 	close(fd);
 }
 
@@ -384,6 +329,7 @@ static bool settled(void)
 /* One run, into the report */
 static void run_once(const struct life_case *c, unsigned int kind, const char *name)
 {
+	struct verdict *v = &report->verdict;
 	unsigned long start;
 	int status;
 	pid_t pid;
@@ -395,19 +341,18 @@ static void run_once(const struct life_case *c, unsigned int kind, const char *n
 	if (!pid) {
 		setpgid(0, 0);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		verdict = v;
 		with = kind;
 		alarm(LIMIT_S);
 		c->run();
-		if (report->outcome == CASE_RUNNING)
-			report->outcome = report->lost ? CASE_LOST : CASE_KEPT;
-		_exit(0);
+		finish(report->lost ? CASE_LOST : CASE_PASSED, "%s", report->where);
 	}
 	setpgid(pid, pid);
 	waitpid(pid, &status, 0);
 	kill(-pid, SIGKILL);
-	if (report->outcome == CASE_RUNNING) {
-		report->outcome = CASE_BAD;
-		snprintf(report->why, sizeof(report->why), "ended with status 0x%x%s", status,
+	if (v->outcome == CASE_RUNNING) {
+		v->outcome = CASE_FAILED;
+		snprintf(v->why, sizeof(v->why), "ended with status 0x%x%s", status,
 			 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ?
 			 ": it took too long" : "");
 	}
@@ -417,7 +362,7 @@ static void run_once(const struct life_case *c, unsigned int kind, const char *n
 		ksft_print_msg("%s: windows open %ld, sends in flight %ld, pins left %ld\n", name,
 			       counter("windows_open"), counter("sends_in_flight"),
 			       pins_held() - pins_before);
-		report->outcome = CASE_BAD;
+		v->outcome = CASE_FAILED;
 	}
 	if (group)
 		group_write("memory.max", -1);
@@ -434,8 +379,10 @@ static bool selected(const struct life_case *c, unsigned int kind, const char *l
 
 static void run_case(const struct life_case *c, unsigned int kind, const char *label)
 {
+	const struct verdict *v = &report->verdict;
 	unsigned int tries = 0;
 	char name[160];
+	bool failed;
 
 	snprintf(name, sizeof(name), CASE_NAME, label, kinds[__builtin_ctz(kind)], c->name);
 	if (c->group && !group) {
@@ -443,30 +390,31 @@ static void run_case(const struct life_case *c, unsigned int kind, const char *l
 		ksft_test_result_skip("%s\n", name);
 		return;
 	}
-	for (run_once(c, kind, name); report->late && tries < MAX_LATE; tries++) {
-		ksft_print_msg("%s: %s: once more\n", name, report->why);
+	for (run_once(c, kind, name); v->outcome == CASE_LATE && tries < MAX_LATE; tries++) {
+		ksft_print_msg("%s: %s: once more\n", name, v->why);
 		read_slower();
 		run_once(c, kind, name);
 	}
-	if (report->outcome == CASE_SKIP) {
-		ksft_print_msg("%s: %s\n", name, report->why);
+	if (v->outcome == CASE_SKIPPED) {
+		ksft_print_msg("%s: %s\n", name, v->why);
 		ksft_test_result_skip("%s\n", name);
 		return;
 	}
 	ksft_print_msg("fault: %s: runs=%u lost=%lu errno=%s\n", name, report->runs, report->lost,
 		       report->err ? strerrorname_np(report->err) : "0");
-	if (report->outcome == CASE_BAD || (report->outcome == CASE_LOST && !control))
-		ksft_print_msg("%s: %s\n", name, report->why);
-	else if (report->outcome == CASE_KEPT && control && c->forks)
+	failed = v->outcome == CASE_FAILED || v->outcome == CASE_LATE;
+	if (failed || (v->outcome == CASE_LOST && !control))
+		ksft_print_msg("%s: %s\n", name, v->why);
+	else if (v->outcome == CASE_PASSED && control && c->forks)
 		ksft_print_msg("%s: this kernel keeps the data by itself\n", name);
-	if (report->outcome == CASE_BAD || !report->runs)
+	if (failed || !report->runs)
 		ksft_test_result_fail("%s\n", name);
 	else if (!control || !c->forks)
-		ksft_test_result(report->outcome == CASE_KEPT, "%s\n", name);
-	else if (report->outcome == CASE_KEPT && kind != DMA_GET)
+		ksft_test_result(v->outcome == CASE_PASSED, "%s\n", name);
+	else if (v->outcome == CASE_PASSED && kind != DMA_GET)
 		ksft_test_result_skip("%s\n", name);
 	else
-		ksft_test_result(report->outcome == CASE_LOST, "%s\n", name);
+		ksft_test_result(v->outcome == CASE_LOST, "%s\n", name);
 }
 
 static void __noreturn usage(int status)

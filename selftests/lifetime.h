@@ -13,8 +13,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "case.h"
 #include "counters.h"
-#include "kselftest.h"	/* also for __noreturn and __printf() */
 
 /* What a case runs with, each by itself. */
 enum {
@@ -56,11 +56,8 @@ extern unsigned int with;	/* one of the above */
 extern bool control;		/* nothing protects the reads */
 extern const char *group;	/* the directory of an empty memory cgroup */
 
-/* These end the case, in any process of it. */
-void __noreturn __printf(1, 2) wrong(const char *fmt, ...);
-void __noreturn __printf(1, 2) impossible(const char *fmt, ...);
-/* Where the machine may have been too slow: the case is tried again, and is wrong in the end. */
-void __noreturn late(const char *why);
+/* Where the machine may have been too slow: the case is tried again, and has failed in the end. */
+#define late(why)	finish(CASE_LATE, "%s", why)
 
 /* For the report */
 void count_run(void);
@@ -75,7 +72,7 @@ void nap_ms(unsigned int ms);
 		nap_ms(5);						\
 		case_goes_on();						\
 		if (seconds() - _start > 90)				\
-			wrong("%s: not in 90 s", what);			\
+			give_up("%s: not in 90 s", what);		\
 	}								\
 } while (0)
 unsigned long seconds(void);

@@ -132,7 +132,7 @@ static void send_and_wait(void)
 	send_all();
 	victim_ready();
 	tx_wait(dev, id, NO_LIMIT, &status);
-	wrong("WAIT is over before the peer reads");
+	give_up("WAIT is over before the peer reads");
 }
 
 static void send_and_exit(void)

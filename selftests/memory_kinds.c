@@ -152,7 +152,7 @@ void memory_map(struct memory *m, const struct memory_kind *kind, bool vectored)
 	m->flat = kind->pages ? m->size : kind->read_pages ? kind->read_pages * PAGE : FILE_BYTES;
 	kind->map(m);
 	if (m->mapping == MAP_FAILED)
-		bad("mmap of %zu bytes %s: %s", m->size, kind->name, strerror(errno));
+		give_up("mmap of %zu bytes %s: %s", m->size, kind->name, strerror(errno));
 	/* A page of a file has it already, and is left where it is. */
 	if (m->size <= HUGE_SIZE && memcmp(m->base, content_before(), m->size))
 		memcpy(m->base, content_before(), m->size);

@@ -268,7 +268,7 @@ static void await_cut(void)
 	char path[300];
 
 	if (!settings.sync)
-		finish(CASE_SKIPPED, "nobody to cut the link: --sync");
+		skip("nobody to cut the link: --sync");
 	announce("ready");
 	snprintf(path, sizeof(path), "%s/cut", settings.sync);
 	while (access(path, F_OK))
@@ -562,9 +562,9 @@ static void copies(const struct send_case *c)
 	begin();
 	p = next_bytes(10000);
 	if (c->param == KTLS && setsockopt(s.data, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")))
-		finish(CASE_SKIPPED, "no kernel TLS: %s", strerror(errno));
+		skip("no kernel TLS: %s", strerror(errno));
 	if (c->param == SOCKMAP && sockmap(s.data))
-		finish(CASE_SKIPPED, "no sockmap: %s", strerror(errno));
+		skip("no sockmap: %s", strerror(errno));
 	r = request(c->mode, p, 10000);
 	err = tx_send(dev, &r);
 	must(err == EOPNOTSUPP, "expected EOPNOTSUPP, came %s", strerror(err));

@@ -296,7 +296,7 @@ void udp(const struct send_case *c)
 				 14 /* IP_MTU */, &mtu, &optlen), "MTU: %s", strerror(errno));
 		size = mtu + 3000;
 		if (size > 65000)
-			finish(CASE_SKIPPED, "no datagram is larger than the MTU of %d", mtu);
+			skip("no datagram is larger than the MTU of %d", mtu);
 		close(s.data);
 		close(s.control);
 		begin_kind((struct peer_hello){ .kind = PEER_UDP, .seed = getpid(),
@@ -440,18 +440,18 @@ static unsigned char *memory_of(int kind, size_t len)
 		p = map(2 * HUGE_SIZE, 0, -1);
 		p = (unsigned char *)(((unsigned long)p + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
 		if (madvise(p, HUGE_SIZE, MADV_HUGEPAGE))
-			finish(CASE_SKIPPED, "no transparent huge pages in this kernel");
+			skip("no transparent huge pages in this kernel");
 		return p;
 	case HUGETLB:
 		p = mmap(NULL, HUGE_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGE, -1, 0);
 		if (p == MAP_FAILED)
-			finish(CASE_SKIPPED, "no free huge page: see /proc/sys/vm/nr_hugepages");
+			skip("no free huge page: see /proc/sys/vm/nr_hugepages");
 		return p;
 	case FILE_SHARED:
 		fd = mkstemp(name);
 		if (fd < 0 || ftruncate(fd, len + 2 * PAGE))
-			finish(CASE_SKIPPED, "%s: %s", name, strerror(errno));
+			skip("%s: %s", name, strerror(errno));
 		unlink(name);
 		return map(len + 2 * PAGE, 0, fd);
 	default:
@@ -536,7 +536,7 @@ void read_in_flight(const struct send_case *c)
 	int fd;
 
 	if (!settings.file)
-		finish(CASE_SKIPPED, "no file: --file");
+		skip("no file: --file");
 	for (i = 0; i < PAGE; i++)
 		content[i] = peer_byte(1, i);
 	fd = open(settings.file, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -552,7 +552,7 @@ void read_in_flight(const struct send_case *c)
 	must(r.came == PAGE / 2, "read: %s", strerror(errno));
 	start = now_ms() - start;
 	if (start < 15)
-		finish(CASE_SKIPPED, "a read takes %llu ms only: put a delay in its way",
+		skip("a read takes %llu ms only: put a delay in its way",
 		       (unsigned long long)start);
 	memset(page, 0, PAGE);
 	fill(page + PAGE / 2, PAGE / 2, 0);

@@ -10,7 +10,6 @@
 #include <getopt.h>
 #include <linux/if_ether.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,38 +36,14 @@ static struct job {
 	struct verdict *v;	/* shared with the case process */
 } *jobs;
 
-static struct verdict *my_verdict;	/* in a case process */
-
-void finish(enum outcome outcome, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(my_verdict->why, sizeof(my_verdict->why), fmt, args);
-	va_end(args);
-	my_verdict->outcome = outcome;
-	_exit(0);
-}
-
-void give_up(const char *fmt, ...)
-{
-	char why[sizeof(my_verdict->why)];
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, sizeof(why), fmt, args);
-	va_end(args);
-	finish(CASE_FAILED, "%s", why);
-}
-
 /* Jobs */
 
 static void job_run(unsigned int i)
 {
-	my_verdict = jobs[i].v;
+	verdict = jobs[i].v;
 	settings.address = jobs[i].address;
 	jobs[i].c->run(jobs[i].c);
-	finish(CASE_PASSED, "%s", "");
+	pass();
 }
 
 static bool job_alone(unsigned int i)

@@ -2,21 +2,10 @@
 #ifndef SEND_GUARD_H
 #define SEND_GUARD_H
 
+#include "case.h"
 #include "counters.h"
 #include "page.h"
 #include "sender.h"
-
-enum outcome {
-	CASE_RUNNING,
-	CASE_PASSED,
-	CASE_FAILED,
-	CASE_SKIPPED,
-};
-
-struct verdict {
-	enum outcome outcome;
-	char why[240];
-};
 
 #define ALONE	0x1	/* no other case beside it: it counts the machine's pins */
 #define ONCE	0x2	/* with the first address only */
@@ -44,9 +33,6 @@ struct settings {
 };
 
 extern struct settings settings;
-
-/* In a case process: the end. */
-void __noreturn __printf(2, 3) finish(enum outcome outcome, const char *fmt, ...);
 
 /*
  * For the cases: each runs in a process of its own, with a session of its own (send_case.c).

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
-#include "kselftest.h"	/* also for __noreturn and __printf() */
+#include "case.h"
 #include "peer.h"
 #include "pin_guard_tx.h"
 
@@ -23,11 +23,6 @@ struct session {
 };
 
 extern const char * const mode_names[];
-
-/* Ends the case, or the program. */
-void __noreturn __printf(1, 2) give_up(const char *fmt, ...);
-
-#define must(cond, ...) do { if (!(cond)) give_up(__VA_ARGS__); } while (0)
 
 int tx_open(void);
 /* These return 0 or an errno. */

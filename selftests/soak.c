@@ -78,20 +78,6 @@ void report_loss(const char *fmt, ...)
 	pthread_mutex_unlock(&lock);
 }
 
-/* What io_kinds.c says of the kinds of I/O. */
-void finish(enum outcome outcome, const char *fmt, ...)
-{
-	char why[400];
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, sizeof(why), fmt, args);
-	va_end(args);
-	if (outcome == CASE_SKIP)
-		ksft_exit_skip("%s\n", why);
-	ksft_exit_fail_msg("%s\n", why);
-}
-
 static int file_make(unsigned int serial)
 {
 	uint64_t *content = malloc(FILE_SIZE);
