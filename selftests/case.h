@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* How a case ends. */
+/* The cases of a program: the processes that they run in, and how they end. */
 #ifndef _CASE_H
 #define _CASE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kselftest.h"	/* also for __noreturn and __printf() */
@@ -40,5 +41,30 @@ void __noreturn __printf(2, 3) finish(enum outcome outcome, const char *fmt, ...
 
 /* Optional: what finish() calls first. Returns the outcome, or not at all. */
 extern enum outcome (*on_finish)(enum outcome outcome, const char *why);
+
+/* Cases in processes of their own, some at a time, reported in their order. */
+struct cases {
+	unsigned int nr, at_once, limit_s;
+	/* In the process of case @i: ends it by finish(). */
+	void (*run)(unsigned int i);
+	/* Optional: whether no other may run beside it. */
+	bool (*alone)(unsigned int i);
+	/* The process has ended, or was killed after @limit_s, and all that it has left behind. */
+	void (*report)(unsigned int i, const struct verdict *v);
+};
+
+void cases_run(const struct cases *cases);
+
+/* One by itself. */
+struct verdict case_run(void (*run)(unsigned int i), unsigned int limit_s);
+
+/*
+ * Whether the case that is reported by this name matches a pattern of PIN_GUARD_CASES, which has one
+ * in each line; if that is not set, all are wanted.
+ */
+bool case_wanted(const char *fmt, ...) __printf(1, 2);
+
+/* Memory that a case shares with its reporter. */
+void *shared_memory(size_t size);
 
 #endif /* _CASE_H */

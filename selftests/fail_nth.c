@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -51,7 +50,6 @@ static struct {
 
 /* What the process of a run says. */
 static struct report {
-	struct verdict verdict;
 	bool injected;
 	int err;
 } *report;
@@ -549,39 +547,16 @@ static bool is_documented(int err)
 	return false;
 }
 
-/* One run, in a process of its own; says how it ended. */
-static void run(unsigned int n)
+static void run_operation(unsigned int __always_unused i)
 {
-	struct verdict *v = &report->verdict;
-	unsigned int ms;
-	int status = 0;
-	pid_t pid;
+	opt.operation->run();
+}
 
+static struct verdict run(unsigned int n)
+{
 	memset(report, 0, sizeof(*report));
 	nth = n;
-	fflush(stdout);
-	pid = fork();
-	if (pid < 0)
-		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		verdict = v;
-		opt.operation->run();
-		give_up("no end");
-	}
-	for (ms = 0; waitpid(pid, &status, WNOHANG) != pid; ms += 2) {
-		if (ms > opt.limit_s * 1000) {
-			kill(pid, SIGKILL);
-			v->outcome = CASE_FAILED;
-			snprintf(v->why, sizeof(v->why), "not done in %u s", opt.limit_s);
-			return;
-		}
-		usleep(2000);
-	}
-	if (v->outcome == CASE_RUNNING) {
-		v->outcome = CASE_FAILED;
-		snprintf(v->why, sizeof(v->why), "ended with status 0x%x", status);
-	}
+	return case_run(run_operation, opt.limit_s);
 }
 
 /* Of more than these, many are for the same: a page of a huge page. */
@@ -704,7 +679,7 @@ int main(int argc, char **argv)
 {
 	unsigned int counts[MAX_ERRNO] = { 0 }, injected = 0, failed = 0, ok = 0, bad = 0;
 	unsigned int clean = 0, late = 0, losses = 0, n, i;
-	const struct verdict *v;
+	struct verdict v;
 	size_t lost = 0;
 
 	options(argc, argv);
@@ -713,25 +688,23 @@ int main(int argc, char **argv)
 		return KSFT_SKIP;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-		      -1, 0);
-	v = &report->verdict;
+	report = shared_memory(sizeof(*report));
 	on_finish = run_ends;
 	set_latency(MIN_LATENCY_MS);
 	if (opt.operation->reads)
 		target_open(opt.target ? opt.target : DMA_DEVICE);
 
 	for (n = 1; clean < CLEAN_RUNS && bad < 3 && n < MAX_N; n = next(n)) {
-		for (late = 0; run(n), v->outcome == CASE_LATE; late++) {
+		for (late = 0; v = run(n), v.outcome == CASE_LATE; late++) {
 			if (late == MAX_LATE) {
-				ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, v->why);
+				ksft_print_msg("%s, allocation %u: %s\n", opt.name, n, v.why);
 				return KSFT_FAIL;
 			}
 			set_latency(latency_ms * 2);
 		}
 		injected += report->injected;
 		clean = report->injected ? 0 : clean + 1;
-		switch (v->outcome) {
+		switch (v.outcome) {
 		case CASE_PASSED:
 			ok += report->injected;
 			continue;
@@ -745,7 +718,7 @@ int main(int argc, char **argv)
 				       report->injected ? "" : ", and nothing had failed");
 			break;
 		case CASE_LOST:
-			lost += v->lost;
+			lost += v.lost;
 			losses++;
 			if (opt.control) {
 				ok += report->injected;
@@ -754,7 +727,7 @@ int main(int argc, char **argv)
 			/* fall through */
 		default:
 			ksft_print_msg("%s, allocation %u%s: %s\n", opt.name, n,
-				       report->injected ? "" : " (not reached)", v->why);
+				       report->injected ? "" : " (not reached)", v.why);
 			break;
 		}
 		bad++;

@@ -16,15 +16,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "forkscrew.h"
-#include "jobs.h"
 #include "pin_guard_dma.h"
-#include "wanted.h"
 
 #define DMA_DEVICE	"/dev/pin_guard_dma"
 #define SHORTEST_MS	15	/* a shorter read ends before a fork can hit it */
@@ -40,7 +37,6 @@ static struct job {
 	const struct fork_case *c;
 	const struct io_kind *io;
 	const struct target *target;
-	struct verdict *v;		/* shared with the case process */
 } *jobs;
 
 /* The four kinds of memory and four of I/O. */
@@ -161,18 +157,7 @@ static const char *target_open(struct target *t, const char *path)
 
 static void job_run(unsigned int i)
 {
-	verdict = jobs[i].v;
 	fork_case_run(jobs[i].c, jobs[i].io, jobs[i].target, opt.control);
-}
-
-static void job_ended(unsigned int i, bool in_time, const char *why)
-{
-	struct verdict *v = jobs[i].v;
-
-	if (in_time && v->outcome != CASE_RUNNING)
-		return;
-	v->outcome = CASE_FAILED;
-	snprintf(v->why, sizeof(v->why), "%s", why);
 }
 
 static bool case_selected(const struct fork_case *c, const struct io_kind *io)
@@ -227,11 +212,10 @@ static unsigned int jobs_list(const struct target *targets, unsigned int nr)
 
 /* Reports */
 
-static void report_test(unsigned int i)
+static void report_test(unsigned int i, const struct verdict *v)
 {
 	const struct job *j = &jobs[i];
 	bool loss_awaited = opt.control && j->c->fate != KEEPS && !j->io->pins;
-	const struct verdict *v = j->v;
 	const char *io = j->io->name, *name = j->c->name;
 
 	switch (v->outcome) {
@@ -265,14 +249,13 @@ static void report_test(unsigned int i)
 }
 
 /* One line per kind of memory and I/O: what a script can read. */
-static void report_machine(unsigned int i)
+static void report_machine(unsigned int i, const struct verdict *v)
 {
 	static unsigned int runs, lost_runs, skipped, failed;
 	static size_t lost, bytes;
 	static unsigned int seen;
 	static char why[400];
 	const struct job *j = &jobs[i];
-	const struct verdict *v = j->v;
 
 	switch (v->outcome) {
 	case CASE_PASSED:
@@ -441,8 +424,7 @@ int main(int argc, char **argv)
 {
 	static char device[] = DMA_DEVICE, *devices[] = { device };
 	struct target *targets;
-	struct verdict *verdicts;
-	struct jobs all;
+	struct cases cases;
 	const char *why;
 	unsigned int i, n;
 
@@ -475,24 +457,20 @@ int main(int argc, char **argv)
 	if (!n)
 		ksft_exit_fail_msg("no such case\n");
 	jobs = calloc(n, sizeof(*jobs));
-	jobs_list(targets, argc);
-	verdicts = mmap(NULL, n * sizeof(*verdicts), PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (!jobs || verdicts == MAP_FAILED)
+	if (!jobs)
 		ksft_exit_fail_msg("no memory\n");
-	for (i = 0; i < n; i++)
-		jobs[i].v = &verdicts[i];
+	jobs_list(targets, argc);
 
-	all = (struct jobs){
+	cases = (struct cases){
 		.nr = n, .at_once = opt.jobs, .limit_s = opt.limit_s, .run = job_run,
-		.ended = job_ended, .report = opt.report ? report_machine : report_test,
+		.report = opt.report ? report_machine : report_test,
 	};
 	if (opt.report) {
 		setvbuf(stdout, NULL, _IOLBF, 0);
-		jobs_run(&all);
+		cases_run(&cases);
 		return ksft_cnt.ksft_fail ? KSFT_FAIL : KSFT_PASS;
 	}
 	ksft_set_plan(n);
-	jobs_run(&all);
+	cases_run(&cases);
 	ksft_finished();
 }

@@ -2,7 +2,7 @@
 /*
  * forkscrew: one read in flight, one fork, one write, in a fixed order.
  *
- * forkscrew.c		options, the processes that the cases run in, the report
+ * forkscrew.c		options, targets, the report
  * forkscrew_case.c	the cases: tables of steps
  */
 #ifndef _FORKSCREW_H

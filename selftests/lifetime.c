@@ -26,7 +26,6 @@
 #include <unistd.h>
 
 #include "lifetime.h"
-#include "wanted.h"
 
 #define LIMIT_S		240	/* a case */
 #define SETTLE_S	60	/* windows and pins, after a case */
@@ -35,7 +34,6 @@
 
 /* Shared by the processes of a case */
 static struct {
-	struct verdict verdict;
 	atomic_uint runs;
 	atomic_ulong lost;
 	int err;
@@ -326,46 +324,33 @@ static bool settled(void)
 	       pins_held() == pins_before;
 }
 
-/* One run, into the report */
-static void run_once(const struct life_case *c, unsigned int kind, const char *name)
+static const struct life_case *life_case;
+
+static void run(unsigned int __always_unused i)
 {
-	struct verdict *v = &report->verdict;
+	life_case->run();
+	finish(report->lost ? CASE_LOST : CASE_PASSED, "%s", report->where);
+}
+
+static struct verdict run_once(const char *name)
+{
 	unsigned long start;
-	int status;
-	pid_t pid;
+	struct verdict v;
 
 	memset(report, 0, sizeof(*report));
 	pins_before = pins_held();
-	fflush(stdout);
-	pid = fork();
-	if (!pid) {
-		setpgid(0, 0);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		verdict = v;
-		with = kind;
-		alarm(LIMIT_S);
-		c->run();
-		finish(report->lost ? CASE_LOST : CASE_PASSED, "%s", report->where);
-	}
-	setpgid(pid, pid);
-	waitpid(pid, &status, 0);
-	kill(-pid, SIGKILL);
-	if (v->outcome == CASE_RUNNING) {
-		v->outcome = CASE_FAILED;
-		snprintf(v->why, sizeof(v->why), "ended with status 0x%x%s", status,
-			 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ?
-			 ": it took too long" : "");
-	}
+	v = case_run(run, LIMIT_S);
 	for (start = seconds(); seconds() - start < SETTLE_S && !settled();)
 		nap_ms(20);
 	if (!settled()) {
 		ksft_print_msg("%s: windows open %ld, sends in flight %ld, pins left %ld\n", name,
 			       counter("windows_open"), counter("sends_in_flight"),
 			       pins_held() - pins_before);
-		v->outcome = CASE_FAILED;
+		v.outcome = CASE_FAILED;
 	}
 	if (group)
 		group_write("memory.max", -1);
+	return v;
 }
 
 #define CASE_NAME	"%s %s: %s"
@@ -379,8 +364,8 @@ static bool selected(const struct life_case *c, unsigned int kind, const char *l
 
 static void run_case(const struct life_case *c, unsigned int kind, const char *label)
 {
-	const struct verdict *v = &report->verdict;
 	unsigned int tries = 0;
+	struct verdict v;
 	char name[160];
 	bool failed;
 
@@ -390,31 +375,33 @@ static void run_case(const struct life_case *c, unsigned int kind, const char *l
 		ksft_test_result_skip("%s\n", name);
 		return;
 	}
-	for (run_once(c, kind, name); v->outcome == CASE_LATE && tries < MAX_LATE; tries++) {
-		ksft_print_msg("%s: %s: once more\n", name, v->why);
+	life_case = c;
+	with = kind;
+	for (v = run_once(name); v.outcome == CASE_LATE && tries < MAX_LATE; tries++) {
+		ksft_print_msg("%s: %s: once more\n", name, v.why);
 		read_slower();
-		run_once(c, kind, name);
+		v = run_once(name);
 	}
-	if (v->outcome == CASE_SKIPPED) {
-		ksft_print_msg("%s: %s\n", name, v->why);
+	if (v.outcome == CASE_SKIPPED) {
+		ksft_print_msg("%s: %s\n", name, v.why);
 		ksft_test_result_skip("%s\n", name);
 		return;
 	}
 	ksft_print_msg("fault: %s: runs=%u lost=%lu errno=%s\n", name, report->runs, report->lost,
 		       report->err ? strerrorname_np(report->err) : "0");
-	failed = v->outcome == CASE_FAILED || v->outcome == CASE_LATE;
-	if (failed || (v->outcome == CASE_LOST && !control))
-		ksft_print_msg("%s: %s\n", name, v->why);
-	else if (v->outcome == CASE_PASSED && control && c->forks)
+	failed = v.outcome == CASE_FAILED || v.outcome == CASE_LATE;
+	if (failed || (v.outcome == CASE_LOST && !control))
+		ksft_print_msg("%s: %s\n", name, v.why);
+	else if (v.outcome == CASE_PASSED && control && c->forks)
 		ksft_print_msg("%s: this kernel keeps the data by itself\n", name);
 	if (failed || !report->runs)
 		ksft_test_result_fail("%s\n", name);
 	else if (!control || !c->forks)
-		ksft_test_result(v->outcome == CASE_PASSED, "%s\n", name);
-	else if (v->outcome == CASE_PASSED && kind != DMA_GET)
+		ksft_test_result(v.outcome == CASE_PASSED, "%s\n", name);
+	else if (v.outcome == CASE_PASSED && kind != DMA_GET)
 		ksft_test_result_skip("%s\n", name);
 	else
-		ksft_test_result(v->outcome == CASE_LOST, "%s\n", name);
+		ksft_test_result(v.outcome == CASE_LOST, "%s\n", name);
 }
 
 static void __noreturn usage(int status)
@@ -492,10 +479,7 @@ int main(int argc, char **argv)
 	} else if (strcmp(on, "nfs")) {
 		usage(KSFT_FAIL);
 	}
-	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-		      -1, 0);
-	if (report == MAP_FAILED)
-		ksft_exit_fail_msg("no memory\n");
+	report = shared_memory(sizeof(*report));
 	signal(SIGPIPE, SIG_IGN);
 	if (cases == read_cases)
 		read_setup(argv[optind + 1]);

@@ -2,7 +2,7 @@
 /*
  * lifetime: who has I/O in flight gets signals, exits, execs, is killed.
  *
- * lifetime.c		options, the processes that the cases run in, the report
+ * lifetime.c		options, what the cases share, the report
  * lifetime_read.c	reads over NFS, and requests of /dev/pin_guard_dma
  * lifetime_send.c	sends by /dev/pin_guard_tx
  */

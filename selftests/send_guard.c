@@ -13,12 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "jobs.h"
 #include "send_guard.h"
-#include "wanted.h"
 
 #define MAX_ADDRESSES	2
 
@@ -33,14 +30,12 @@ static struct {
 static struct job {
 	const struct send_case *c;
 	const char *address;
-	struct verdict *v;	/* shared with the case process */
 } *jobs;
 
 /* Jobs */
 
 static void job_run(unsigned int i)
 {
-	verdict = jobs[i].v;
 	settings.address = jobs[i].address;
 	jobs[i].c->run(jobs[i].c);
 	pass();
@@ -51,30 +46,20 @@ static bool job_alone(unsigned int i)
 	return jobs[i].c->flags & ALONE;
 }
 
-static void job_ended(unsigned int i, bool in_time, const char *why)
-{
-	struct verdict *v = jobs[i].v;
-
-	if (in_time && v->outcome != CASE_RUNNING)
-		return;
-	v->outcome = CASE_FAILED;
-	snprintf(v->why, sizeof(v->why), "%s", why);
-}
-
 static const char *family(const char *address)
 {
 	return strchr(address, ':') ? "v6" : "v4";
 }
 
-static void report(unsigned int i)
+static void report(unsigned int i, const struct verdict *v)
 {
 	const struct job *j = &jobs[i];
 	const char *f = family(j->address);
-	const char *space = *opt.prefix ? " " : "", *why = j->v->why;
+	const char *space = *opt.prefix ? " " : "";
 
-	if (*why)
-		ksft_print_msg("%s %s: %s\n", j->c->name, f, why);
-	switch (j->v->outcome) {
+	if (*v->why)
+		ksft_print_msg("%s %s: %s\n", j->c->name, f, v->why);
+	switch (v->outcome) {
 	case CASE_PASSED:
 		ksft_test_result_pass("%s%s%s %s\n", opt.prefix, space, j->c->name, f);
 		break;
@@ -224,8 +209,7 @@ static void options(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	int dev, capture = -1, room = 8 << 20;
-	struct verdict *verdicts;
-	unsigned int i, n;
+	unsigned int n;
 	char packet[64];
 	long pins;
 
@@ -243,13 +227,9 @@ int main(int argc, char **argv)
 	if (!n)
 		ksft_exit_fail_msg("no such case\n");
 	jobs = calloc(n, sizeof(*jobs));
-	jobs_list(argv + optind);
-	verdicts = mmap(NULL, n * sizeof(*verdicts), PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (!jobs || verdicts == MAP_FAILED)
+	if (!jobs)
 		ksft_exit_fail_msg("no memory\n");
-	for (i = 0; i < n; i++)
-		jobs[i].v = &verdicts[i];
+	jobs_list(argv + optind);
 	if (opt.capture) {
 		capture = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
 		if (capture < 0)
@@ -259,9 +239,9 @@ int main(int argc, char **argv)
 
 	ksft_set_plan(n + 1 + opt.capture);
 	pins = pins_held();
-	jobs_run(&(struct jobs){
+	cases_run(&(struct cases){
 		.nr = n, .at_once = opt.jobs, .limit_s = opt.limit_s, .run = job_run,
-		.alone = job_alone, .ended = job_ended, .report = report,
+		.alone = job_alone, .report = report,
 	});
 	pins = pins_left(pins);
 	if (pins > 0)
