@@ -32,87 +32,155 @@
 #define PARENT_MARK	0xc7	/* neither a byte_before() nor a byte_of_target() */
 #define CHILD_MARK	0xd9
 
-/* Where the read is lost without protection, and in what order of events. */
+/*
+ * Where the read is lost without protection, and why. A page that a process has to itself is marked so
+ * (PageAnonExclusive), and is written where it is. Fork clears the mark, and the next write copies the
+ * page if anything but the page table refers to it. The read in flight does: the parent goes on with
+ * the copy, and the data comes to the old page.
+ */
 const struct fork_case fork_cases[] = {
 	/* The cases that each kind of I/O runs. */
+
+	/* No fork: the page stays marked. */
 	{ "none", &mem_anon, KEEPS, true, { READ, TOUCH } },
+	/* The parent's write copies the page, which the child has, too. */
 	{ "fork", &mem_anon, LOSES, true, { READ, FORK, TOUCH } },
+	/* The end of the child does not bring the mark back, and the read refers to the page. */
 	{ "forkexit", &mem_anon, LOSES, true, { READ, FORK, CHILD_EXIT, TOUCH } },
+	/* Fork clears the mark of the swap entry: the write swaps the page in, and copies it. */
 	{ "pageout_fork", &mem_anon, LOSES, true, { READ, PAGEOUT, FORK, TOUCH } },
+	/* The write splits the mapping of the huge page, and copies the page that it is for. */
 	{ "thp_fork", &mem_thp, LOSES, true, { READ, FORK, TOUCH } },
+	/* The write copies the whole huge page. */
 	{ "huge_fork", &mem_hugetlb, LOSES, true, { READ, FORK, TOUCH } },
+	/* The lookup of the read has made anonymous pages of the file's, which fork shares. */
 	{ "filepriv_fork", &mem_file, LOSES, true, { READ, FORK, TOUCH } },
 
 	/* The order of fork, exit and write. */
+
+	/* The lookup of the read is a write: it has copied the page and marked the copy. */
 	{ "fork_before", &mem_anon, KEEPS, false, { FORK, READ, TOUCH } },
+	/* Nobody writes: both processes have the page that the data comes to. */
 	{ "fork_notouch", &mem_anon, KEEPS, false, { READ, FORK } },
+	/* It is the child that gets a copy. */
 	{ "fork_childtouch", &mem_anon, KEEPS, false, { READ, FORK, CHILD_TOUCH } },
+	/* The parent alone has the page again, but the mark is gone. */
 	{ "fork_childtouch_exit", &mem_anon, LOSES, false,
 	  { READ, FORK, CHILD_TOUCH, CHILD_EXIT, TOUCH } },
+	/* As with one child. */
 	{ "fork_twice", &mem_anon, LOSES, false, { READ, FORK, FORK, TOUCH } },
+	/* The child borrows the memory of the parent: no page table is copied. */
 	{ "vfork", &mem_anon, KEEPS, false, { READ, VFORK, TOUCH } },
+	/* posix_spawn() is a vfork(). */
 	{ "spawn", &mem_anon, KEEPS, false, { READ, SPAWN, TOUCH } },
+	/* system() is a posix_spawn(). */
 	{ "system", &mem_anon, KEEPS, false, { READ, SYSTEM, TOUCH } },
 
 	/* Page tables that changed under the read. */
+
+	/* The swap entry has the mark, and the reference keeps the page in the swap cache. */
 	{ "pageout", &mem_anon, KEEPS, false, { READ, PAGEOUT, TOUCH } },
+	/* The lookup of the read swaps the page in, and marks it. */
 	{ "pageout_before", &mem_anon, KEEPS, false, { PAGEOUT, READ, TOUCH } },
+	/* The child is gone, and so is the mark of the swap entry. */
 	{ "pageout_forkexit", &mem_anon, LOSES, false,
 	  { READ, PAGEOUT, FORK, CHILD_EXIT, TOUCH } },
+	/* The parent swaps the page in without the mark, and then copies it. */
 	{ "pageout_fork_readfirst", &mem_anon, LOSES, false,
 	  { READ, PAGEOUT, FORK, LOAD, TOUCH } },
+	/* The page goes to swap without the mark, and comes back without. */
 	{ "fork_pageout", &mem_anon, LOSES, false, { READ, FORK, PAGEOUT, TOUCH } },
+	/* The protection is in the page table: the page is the same, and marked. */
 	{ "uffdwp", &mem_anon, KEEPS, false, { READ, UFFD_WP, UFFD_UNWP, TOUCH } },
+	/* Fork clears the mark of a protected page, too. */
 	{ "uffdwp_fork", &mem_anon, LOSES, false, { READ, UFFD_WP, FORK, UFFD_UNWP, TOUCH } },
+	/* As uffdwp: only the page table changes. */
 	{ "rwp", &mem_anon, KEEPS, false, { READ, UFFD_RWP, UFFD_UNRWP, TOUCH } },
+	/* Fork clears the mark of a page that nobody may touch, too. */
 	{ "rwp_fork", &mem_anon, LOSES, false, { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	/* The mark does not come back with the child's end, nor with the access. */
 	{ "rwp_forkexit", &mem_anon, LOSES, false,
 	  { READ, UFFD_RWP, FORK, CHILD_EXIT, UFFD_UNRWP, TOUCH } },
+	/* The swap entry that fork shares is one of a protected page. */
 	{ "rwp_pageout_fork", &mem_anon, LOSES, false,
 	  { READ, UFFD_RWP, PAGEOUT, FORK, UFFD_UNRWP, TOUCH } },
+	/* The page itself moves, with its mark. */
 	{ "uffdmove", &mem_anon, KEEPS, false, { READ, UFFD_MOVE_PAGES, TOUCH } },
+	/* Fork finds the page at its new address. */
 	{ "uffdmove_fork", &mem_anon, LOSES, false, { READ, UFFD_MOVE_PAGES, FORK, TOUCH } },
+	/* What moves is a swap entry, which fork shares. */
 	{ "uffdmove_pageout_fork", &mem_anon, LOSES, false,
 	  { READ, PAGEOUT, UFFD_MOVE_PAGES, FORK, TOUCH } },
+	/* Only the page table changes. */
 	{ "mprotect", &mem_anon, KEEPS, false, { READ, PROTECT_READ, UNPROTECT, TOUCH } },
+	/* Only the page table changes. */
 	{ "mprotnone", &mem_anon, KEEPS, false, { READ, PROTECT_NONE, UNPROTECT, TOUCH } },
+	/* Fork clears the mark of pages that cannot be written to, and then they can. */
 	{ "mprotect_fork", &mem_anon, LOSES, false,
 	  { READ, PROTECT_READ, FORK, UNPROTECT, TOUCH } },
+	/* The same for pages that cannot be read either. */
 	{ "mprotnone_fork", &mem_anon, LOSES, false,
 	  { READ, PROTECT_NONE, FORK, UNPROTECT, TOUCH } },
+	/* The rights of a thread are nothing to fork. */
 	{ "pkey_fork", &mem_anon, LOSES, false,
 	  { PKEY, READ, PKEY_DENY, FORK, PKEY_ALLOW, TOUCH } },
+	/* Fork leaves the memory out, and the mark where it is. */
 	{ "dontfork", &mem_anon, KEEPS, false, { DONTFORK, READ, FORK, TOUCH } },
+	/* The page itself moves, with its mark. */
 	{ "mremap", &mem_anon, KEEPS, false, { READ, MREMAP, TOUCH } },
+	/* Fork finds the page at its new address. */
 	{ "mremap_fork", &mem_anon, LOSES, false, { READ, MREMAP, FORK, TOUCH } },
+	/* The pages themselves move, with their marks. */
 	{ "mremap_apart", &mem_anon4, KEEPS, false, { READ, MREMAP_APART, MREMAP_BACK, TOUCH } },
+	/* Fork finds each page where it is. */
 	{ "mremap_apart_fork", &mem_anon4, LOSES, false,
 	  { READ, MREMAP_APART, FORK, MREMAP_BACK, TOUCH } },
+	/* The pages are where they were, and fork shares them as ever. */
 	{ "mremap_back_fork", &mem_anon4, LOSES, false,
 	  { READ, MREMAP_APART, MREMAP_BACK, FORK, TOUCH } },
+	/* The pages around the hole are shared. */
 	{ "hole_fork", &mem_anon4, LOSES, false, { READ, UNMAP_HOLE, FORK, TOUCH } },
+	/* A page with one reference too many is not moved. */
 	{ "compact", &mem_anon, KEEPS, false, { READ, COMPACT, TOUCH } },
+	/* A page with one reference too many is not collapsed. */
 	{ "collapse", &mem_small, KEEPS, false, { READ, COLLAPSE, TOUCH } },
 
 	/* Other memory. */
+
+	/* As forkexit. */
 	{ "thp_forkexit", &mem_thp, LOSES, false, { READ, FORK, CHILD_EXIT, TOUCH } },
+	/* As rwp_fork, with the protection in the entry of a huge page. */
 	{ "thp_rwp_fork", &mem_thp, LOSES, false, { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	/* As rwp_fork, in page tables of hugetlb. */
 	{ "huge_rwp_fork", &mem_hugetlb, LOSES, false,
 	  { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	/* As rwp_fork, with anonymous pages among those of a file. */
 	{ "filepriv_rwp_fork", &mem_file, LOSES, false,
 	  { READ, UFFD_RWP, FORK, UFFD_UNRWP, TOUCH } },
+	/* As uffdmove_fork: the entry of a huge page moves. */
 	{ "thp_uffdmove_fork", &mem_thp, LOSES, false, { READ, UFFD_MOVE_PAGES, FORK, TOUCH } },
+	/* As mremap_fork: the entry of a huge page moves. */
 	{ "thp_mremap_fork", &mem_thp, LOSES, false, { READ, MREMAP, FORK, TOUCH } },
+	/* The read is of one page, but the mark that is cleared is for all. */
 	{ "thp_small_fork", &mem_thp_small, LOSES, false, { READ, FORK, TOUCH } },
+	/* hugetlb asks who maps the page, not who refers to it: the write needs no copy. */
 	{ "huge_forkexit", &mem_hugetlb, KEEPS, false, { READ, FORK, CHILD_EXIT, TOUCH } },
+	/* The write copies all of the huge page, and one page of it is the read's. */
 	{ "huge_small_fork", &mem_hugetlb_small, LOSES, false, { READ, FORK, TOUCH } },
+	/* Shared pages are not copied on write. */
 	{ "shm_fork", &mem_shm, KEEPS, false, { READ, FORK, TOUCH } },
 
 	/* Other ways to the page than a store. */
+
+	/* process_vm_readv() pins what it reads, and for this the kernel copies unmarked pages. */
 	{ "pvmread", &mem_anon, LOSES, false, { READ, FORK, CHILD_EXIT, PVM_READ } },
+	/* The page is marked, and pinned where it is. */
 	{ "pvmread_nofork", &mem_anon, KEEPS, false, { READ, PVM_READ } },
+	/* The pipe has a reference, but the page is marked: the write goes to it. */
 	{ "vmsplice", &mem_anon, KEEPS, false, { READ, VMSPLICE, TOUCH } },
+	/* A write through /proc copies as a store does. */
 	{ "procmem", &mem_anon, LOSES, false, { READ, FORK, PROC_MEM } },
+	/* The lookup of the read has made a page of the parent's own, which fork shares. */
 	{ "ksm_before", &mem_anon, LOSES, false, { KSM_MERGE, READ, FORK, TOUCH } },
 };
 
