@@ -12,6 +12,8 @@ HERE=$(dirname "$(readlink -f "$0")")
 export KSFT
 # shellcheck source-path=SCRIPTDIR source=../selftests/lib.sh
 . "$HERE/../selftests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../selftests/nfs_server.sh
+. "$HERE/../selftests/nfs_server.sh"
 
 pg_isolate "$@"
 

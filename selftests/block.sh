@@ -6,6 +6,8 @@
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=disk.sh
+. "$PG_HERE/disk.sh"
 
 FILESYSTEMS=(ext4 xfs)
 

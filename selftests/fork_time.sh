@@ -7,6 +7,10 @@
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=disk.sh
+. "$PG_HERE/disk.sh"
+# shellcheck source=nfs_server.sh
+. "$PG_HERE/nfs_server.sh"
 
 MNT=$PG_RUN/mnt/fork_time
 

@@ -1,8 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Sourced by the test scripts: which tests run, modules, health of the kernel, and the devices to
-# test on.
+# Sourced by the test scripts: which tests run, modules, health of the kernel, memory.
 #
 # PIN_GUARD_MODULES  the directories of modules that modprobe does not know
 # PIN_GUARD_TESTS    the tests to run, a line each, as in quick.list
@@ -557,74 +556,7 @@ pg_memory_cgroup()
 }
 
 #
-# A disk of our own: a file system on a file, through the device mapper
-#
-
-PG_DISK=pin_guard_disk
-PG_DISK_MB=320	# the smallest that mkfs.xfs takes is 300
-PG_DISK_LOOP=
-PG_DISK_SECTORS=$((PG_DISK_MB * 2048))
-
-# pg_disk_tools - or says what is missing
-pg_disk_tools()
-{
-	local tool
-
-	for tool in dmsetup losetup; do
-		command -v "$tool" >/dev/null || { echo "no $tool"; return 1; }
-	done
-	modprobe loop 2>/dev/null
-	modprobe dm-mod 2>/dev/null
-	dmsetup version >/dev/null || { echo "no device mapper"; return 1; }
-}
-
-# pg_disk_table - from stdin, from now on
-pg_disk_table()
-{
-	if dmsetup info "$PG_DISK" >/dev/null 2>&1; then
-		dmsetup --noudevsync load "$PG_DISK" &&
-			dmsetup --noudevsync resume --nolockfs "$PG_DISK"
-	else
-		dmsetup --noudevsync create "$PG_DISK" && dmsetup mknodes "$PG_DISK"
-	fi
-}
-
-# pg_disk_good - the table without faults
-pg_disk_good()
-{
-	echo "0 $PG_DISK_SECTORS linear $PG_DISK_LOOP 0"
-}
-
-# pg_disk_up FILESYSTEM DIRECTORY - and mounted there, or says why not; $PG_RUN has the image
-pg_disk_up()
-{
-	command -v "mkfs.$1" >/dev/null || { echo "no mkfs.$1"; return 1; }
-	# pin_guard.ko finds its functions by name, among those of all modules: with xfs.ko that
-	# takes several times as long.
-	pg_loaded "$1" || pg_undo modprobe -qr "$1"
-	truncate -s "${PG_DISK_MB}M" "$PG_RUN/image" && mkdir -p "$2" &&
-		PG_DISK_LOOP=$(losetup --show -f "$PG_RUN/image") &&
-		pg_disk_good | pg_disk_table && "mkfs.$1" -q "/dev/mapper/$PG_DISK" &&
-		mount -t "$1" "/dev/mapper/$PG_DISK" "$2"
-}
-
-# pg_disk_down - fails if it is in use
-pg_disk_down()
-{
-	if dmsetup info "$PG_DISK" >/dev/null 2>&1; then
-		dmsetup --noudevsync resume "$PG_DISK" 2>/dev/null
-		while grep -q "^/dev/mapper/$PG_DISK " /proc/mounts; do
-			umount "/dev/mapper/$PG_DISK" || return
-		done
-		dmsetup --noudevsync remove --retry "$PG_DISK" || return
-	fi
-	[ -z "$PG_DISK_LOOP" ] || losetup -d "$PG_DISK_LOOP"
-	rm -f "$PG_RUN/image"
-	PG_DISK_LOOP=
-}
-
-#
-# NFS from a server of our own, inside pg_isolate: on lo, or in another network namespace
+# Delays and mounts
 #
 
 # pg_delay MS - that, or more where processes take long (the median of some): reads over such a
@@ -642,81 +574,8 @@ pg_delay()
 	echo "$(($1 * (pace < 1 ? 1 : pace > 8 ? 8 : pace)))"
 }
 
-# pg_netem DELAY - on everything that goes over lo, both ways
-pg_netem()
-{
-	tc qdisc replace dev lo root netem delay "$1" limit 100000
-}
-
-pg_netem_off()
-{
-	tc qdisc del dev lo root 2>/dev/null
-	return 0
-}
-
 # pg_mount TYPE DIRECTORY COMMAND... - COMMAND gets into the network namespace
 pg_mount()
 {
 	"${@:3}" mount -t "$1" "$1" "$2" && pg_undo umount -l "$2"
-}
-
-PG_NFS_SERVER=127.0.0.1	# the addresses
-PG_NFS_CLIENT=127.0.0.1
-PG_NFS_AT=()		# a command that gets into the server's network namespace
-
-# pg_nfs_server - exports $PG_RUN/export, or says why not; hides /run; not for a subshell, or
-# what it starts is not undone
-pg_nfs_server()
-{
-	local tool
-
-	for tool in rpc.nfsd rpc.mountd exportfs rpcbind tc mount.nfs; do
-		command -v "$tool" >/dev/null || { echo "no $tool"; return 1; }
-	done
-	"${PG_NFS_AT[@]}" ip link set lo up || return 1
-	# All state of the daemons is ours: the machine may have a server of its own.
-	pg_mount tmpfs /run && pg_mount tmpfs /var/lib/nfs || return 1
-	mkdir -p /run/rpcbind /run/rpc_pipefs /var/lib/nfs/{sm,sm.bak,nfsdcld} "$PG_RUN"/{export,mnt}
-	touch /var/lib/nfs/{etab,rmtab,state}
-	pg_undo pkill --ns $$ --nslist mnt -x 'rpcbind|rpc.mountd|nfsdcld'
-	"${PG_NFS_AT[@]}" rpcbind -w >/dev/null 2>&1 || "${PG_NFS_AT[@]}" rpcbind ||
-		{ echo "rpcbind does not start"; return 1; }
-	modprobe nfsd || { echo "no nfsd.ko"; return 1; }
-	pg_mount nfsd /proc/fs/nfsd "${PG_NFS_AT[@]}" && pg_mount tmpfs "$PG_RUN/export" || return 1
-	[ "$(</proc/fs/nfsd/threads)" = 0 ] || { echo "there is an NFS server already"; return 1; }
-	chmod 777 "$PG_RUN/export"
-	# A server that has just started makes the first open wait for 90 s, or 10 s at least;
-	# one that can ask nfsdcld, which knows of no client to wait for, not at all.
-	pg_mount rpc_pipefs /run/rpc_pipefs "${PG_NFS_AT[@]}" &&
-		"${PG_NFS_AT[@]}" nfsdcld -p /run/rpc_pipefs 2>/dev/null
-	echo 10 >/proc/fs/nfsd/nfsv4leasetime
-	echo 10 >/proc/fs/nfsd/nfsv4gracetime
-	"${PG_NFS_AT[@]}" exportfs -o rw,no_root_squash,insecure,async,no_subtree_check,fsid=0 \
-		"$PG_NFS_CLIENT:$PG_RUN/export" || return 1
-	"${PG_NFS_AT[@]}" rpc.nfsd --no-udp 8 2>/dev/null ||
-		{ echo "rpc.nfsd does not start"; return 1; }
-	pg_undo "${PG_NFS_AT[@]}" rpc.nfsd 0
-	"${PG_NFS_AT[@]}" rpc.mountd --no-udp >/dev/null 2>&1 ||
-		{ echo "rpc.mountd does not start"; return 1; }
-}
-
-# pg_nfs_export DIRECTORY - of $PG_RUN/export, which is another file system
-pg_nfs_export()
-{
-	"${PG_NFS_AT[@]}" exportfs -o rw,no_root_squash,insecure,async,no_subtree_check,fsid=1 \
-		"$PG_NFS_CLIENT:$PG_RUN/export/$1"
-}
-
-# pg_nfs_mount VERSION DIRECTORY [EXPORTED] [OPTION,...]
-pg_nfs_mount()
-{
-	local options=proto=tcp${4:+,$4}
-
-	mkdir -p "$2"
-	if [ "$1" = 3 ]; then
-		mount -t nfs -o "vers=3,nolock,$options" \
-			"$PG_NFS_SERVER:$PG_RUN/export${3:+/$3}" "$2"
-	else
-		mount -t nfs -o "vers=$1,$options" "$PG_NFS_SERVER:/${3:-}" "$2"
-	fi && pg_undo umount -l "$2"
 }

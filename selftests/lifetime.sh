@@ -7,6 +7,8 @@
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=nfs_server.sh
+. "$PG_HERE/nfs_server.sh"
 # shellcheck source=net.sh
 . "$PG_HERE/net.sh"
 

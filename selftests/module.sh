@@ -9,6 +9,8 @@
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=nfs_server.sh
+. "$PG_HERE/nfs_server.sh"
 
 DEBUGFS=/sys/kernel/debug/pin_guard
 MNT=$PG_RUN/mnt/module

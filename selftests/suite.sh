@@ -6,6 +6,8 @@
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=nfs_server.sh
+. "$PG_HERE/nfs_server.sh"
 
 pg_isolate "$@"
 IN_USE="module.sh with nfs.ko in use: only what unloads it is skipped"
