@@ -31,7 +31,7 @@
 
 #include "pin_guard_bench.h"
 #include "../selftests/page.h"
-#include "../selftests/pin_guard_dma.h"
+#include "../samples/pin_guard_dma.h"
 
 #define MIB	(1UL << 20)
 

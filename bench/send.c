@@ -38,7 +38,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../selftests/pin_guard_tx.h"
+#include "../samples/pin_guard_tx.h"
 
 #define MIB		(1UL << 20)
 #define BLOCK		(2 * MIB)	/* bytes of a sample, or two rings if that is more */

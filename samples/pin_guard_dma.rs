@@ -5,7 +5,7 @@
 //! It writes to user memory some time after it was told to, from a workqueue, as a device would, and
 //! holds the pages meanwhile in one of three ways: by plain references (the bug of 2008), by plain
 //! references inside a window, or by a `PinGuard`. So what fork does to memory with I/O in flight can be
-//! seen without a network. The interface is in `selftests/pin_guard_dma.h`; a program that uses it, as
+//! seen without a network. The interface is in `samples/pin_guard_dma.h`; a program that uses it, as
 //! root:
 //!
 //! ```python

@@ -5,7 +5,7 @@
 //! It sends a range of the caller's memory over the caller's TCP or UDP socket in one of three ways: by a
 //! copy, as send(2) does; by MSG_SPLICE_PAGES, where nobody learns when the stack is done with the pages;
 //! or by the send guard, which says so. What goes out after the memory was reused can be seen at the
-//! receiver. The interface is in `selftests/pin_guard_tx.h`; a program that uses it, as root, after
+//! receiver. The interface is in `samples/pin_guard_tx.h`; a program that uses it, as root, after
 //! `tc qdisc add dev lo root netem delay 200ms`:
 //!
 //! ```python
