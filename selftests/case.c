@@ -9,10 +9,10 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "case.h"
+#include "clock.h"
 
 struct verdict *verdict;
 enum outcome (*on_finish)(enum outcome outcome, const char *why);
@@ -55,18 +55,10 @@ void *shared_memory(size_t size)
 
 struct process {
 	pid_t pid;
-	time_t deadline;
+	double deadline_ms;
 	bool ended;
 	struct verdict *v;
 };
-
-static time_t now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
-}
 
 static void start(const struct cases *cases, struct process *p, unsigned int i)
 {
@@ -82,7 +74,7 @@ static void start(const struct cases *cases, struct process *p, unsigned int i)
 		_exit(KSFT_FAIL);
 	}
 	setpgid(p->pid, p->pid);
-	p->deadline = now_s() + cases->limit_s;
+	p->deadline_ms = now_ms() + cases->limit_s * 1e3;
 }
 
 static void end(struct process *p, int status)
@@ -147,7 +139,7 @@ void cases_run(const struct cases *cases)
 				continue;
 			if (pid > 0 && p->pid == pid)
 				end(p, status);
-			else if (now_s() > p->deadline)
+			else if (now_ms() > p->deadline_ms)
 				expire(p, cases->limit_s);
 			running -= p->ended;
 		}

@@ -65,11 +65,6 @@ static bool wire(unsigned int ms)
 	return run("tc qdisc replace dev lo root netem delay %ums limit 100000", ms);
 }
 
-static void nap_ms(unsigned int ms)
-{
-	usleep(ms * 1000);
-}
-
 /* So many mappings, each with a page. */
 static char *map_many(unsigned int nr)
 {

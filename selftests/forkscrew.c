@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "forkscrew.h"
@@ -49,14 +48,6 @@ static const struct fork_case demo_cases[] = {
 
 static const char * const demo_io[] = { "pread", "preadv", "libaio", "io_uring" };
 
-double now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
-}
-
 /* Targets */
 
 static void fill_file(const struct target *t)
@@ -83,24 +74,6 @@ static void file_by_options(struct target *t)
 {
 	t->size = opt.eof ? SHORT_BYTES : FILE_BYTES;
 	t->sparse = opt.sparse;
-}
-
-/* How long a read takes: the shortest of three. */
-static double read_latency(const struct target *t)
-{
-	void *buffer = aligned_alloc(PAGE, PAGE);
-	double start, ms, best = 1e9;
-	int i;
-
-	for (i = 0; i < 3; i++) {
-		start = now_ms();
-		if (pread(t->fd, buffer, PAGE, 0) != PAGE)
-			ksft_exit_fail_msg("%s: %s\n", t->path, strerror(errno));
-		ms = now_ms() - start;
-		best = ms < best ? ms : best;
-	}
-	free(buffer);
-	return best;
 }
 
 /* Returns the reason why the target cannot be used, or NULL. */

@@ -15,8 +15,6 @@
 
 #define SHORT_BYTES	(PAGE + 904)	/* most cases read more */
 
-double now_ms(void);
-
 /* Cases */
 
 enum step {

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "forkscrew.h"
 #include "uffd.h"
 
@@ -693,14 +694,6 @@ static void step_vmsplice(struct run *r)
 		give_up("vmsplice: %s", strerror(errno));
 }
 
-static void sleep_ms(unsigned int ms)
-{
-	struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
-
-	while (nanosleep(&t, &t) && errno == EINTR)
-		;
-}
-
 static void step(struct run *r, enum step s)
 {
 	char done;
@@ -712,7 +705,7 @@ static void step(struct run *r, enum step s)
 		r->submitted_ms = now_ms();
 		r->io.kind->submit(&r->io);
 		r->in_flight = true;
-		sleep_ms(r->io.target->delay_ms);
+		nap_ms(r->io.target->delay_ms);
 		break;
 	case FORK:
 		step_fork(r);

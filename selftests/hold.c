@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "counters.h"
@@ -12,19 +11,6 @@
 #include "request.h"
 
 #define SETTLE_US	20000
-
-static double clock_ms(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
-}
-
-double now_ms(void)
-{
-	return clock_ms(CLOCK_MONOTONIC);
-}
 
 double cpu_ms(void)
 {

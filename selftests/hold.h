@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "clock.h"
+
 #define HOLD_FDS	64	/* a request is looked up among those of its open file */
 #define HOLD_MS		5000
 
@@ -34,7 +36,6 @@ bool hold_try(struct hold *h, unsigned int ms);
 /* Waits until none is. */
 void hold_end(struct hold *h);
 
-double now_ms(void);
 /* Of the calling thread */
 double cpu_ms(void);
 

@@ -23,10 +23,10 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "case.h"
+#include "clock.h"
 #include "io_kinds.h"
 
 #define MAX_READS	16
@@ -45,14 +45,6 @@ static pid_t children[MAX_FORKS];
 static unsigned int nr_children;
 
 static struct target target;
-
-double now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
-}
 
 static void fill_file(const char *path)
 {

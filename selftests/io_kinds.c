@@ -15,6 +15,7 @@
 #include <fcntl.h>
 
 #include "case.h"
+#include "clock.h"
 #include "io_kinds.h"
 #include "pin_guard_dma.h"
 
@@ -35,6 +36,23 @@ unsigned char byte_of_target(const struct target *t, size_t offset)
 		return 0;
 	/* Stamped with the address, below 0x80: never a byte_before(). */
 	return ((offset / 8 + 1) * 0x9e3779b97f4a7c15ULL) >> shift & 0x7f;
+}
+
+double read_latency(const struct target *t)
+{
+	void *buffer = aligned_alloc(PAGE, PAGE);
+	double start, ms, best = 1e9;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		start = now_ms();
+		if (pread(t->fd, buffer, PAGE, 0) != (ssize_t)PAGE)
+			give_up("%s: %s", t->path, strerror(errno));
+		ms = now_ms() - start;
+		best = ms < best ? ms : best;
+	}
+	free(buffer);
+	return best;
 }
 
 static long errno_or(long ret)

@@ -60,6 +60,8 @@ void uring_close(struct io *io);
 
 /* Is this a hole of a sparse file: a page of four, and every other 64 KiB. */
 bool file_hole(size_t offset);
+/* How many ms a read of the file takes: the shortest of three. */
+double read_latency(const struct target *t);
 /* What byte @offset of the target is. */
 unsigned char byte_of_target(const struct target *t, size_t offset);
 

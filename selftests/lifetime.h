@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "case.h"
+#include "clock.h"
 #include "counters.h"
 
 /* What a case runs with, each by itself. */
@@ -64,7 +65,6 @@ void count_run(void);
 void count_lost(size_t bytes, const char *where);
 void set_errno(int err);
 
-void nap_ms(unsigned int ms);
 /* Waits until @cond, if with limits, and while no other process has ended the case. */
 #define await(cond, what) do {						\
 	unsigned long _start = seconds();				\

@@ -899,26 +899,6 @@ const struct life_case read_cases[] = {
 
 const unsigned int nr_read_cases = ARRAY_SIZE(read_cases);
 
-/* How long a read takes: the shortest of three. */
-static double read_latency(void)
-{
-	char *buffer = aligned_alloc(PAGE, PAGE);
-	struct timespec start, stop;
-	double ms, best = 1e9;
-	int i;
-
-	for (i = 0; i < 3; i++) {
-		clock_gettime(CLOCK_MONOTONIC, &start);
-		if (pread(target.fd, buffer, PAGE, 0) != PAGE)
-			ksft_exit_fail_msg("%s: %s\n", target.path, strerror(errno));
-		clock_gettime(CLOCK_MONOTONIC, &stop);
-		ms = (stop.tv_sec - start.tv_sec) * 1e3 + (stop.tv_nsec - start.tv_nsec) / 1e6;
-		best = ms < best ? ms : best;
-	}
-	free(buffer);
-	return best;
-}
-
 void read_slower(void)
 {
 	if (target.dma && target.latency_ms < 8 * DMA_MS)
@@ -955,7 +935,7 @@ void read_setup(const char *path)
 	unlink(name);
 	if (target.fd < 0)
 		ksft_exit_skip("%s: open with O_DIRECT: %s\n", name, strerror(errno));
-	latency = read_latency();
+	latency = read_latency(&target);
 	target.delay_ms = latency / 4;
 	target.latency_ms = latency * 9 / 10;
 	ksft_print_msg("%s: a read takes %.0f ms\n", path, latency);

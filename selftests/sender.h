@@ -43,6 +43,5 @@ struct peer_report session_report(struct session *s, enum peer_command command);
 
 /* Room for @bytes in the send queue, whatever the sysctls say. */
 void send_room(int fd, int bytes);
-uint64_t now_ms(void);
 
 #endif /* SENDER_H */
