@@ -518,12 +518,25 @@ pg_write()
 	echo "$1" >"$2"
 }
 
+# pg_huge_pages NUMBER - in the pool, or says that there are fewer: where the pool is empty, a write
+# takes the page from the child instead of a copy for the parent, and a control loses nothing
+pg_huge_pages()
+{
+	local pool=/proc/sys/vm/nr_hugepages
+
+	pg_set $pool "$1" || return
+	[ "$(<$pool)" -ge "$1" ] && return
+	pg_write 1 /proc/sys/vm/compact_memory
+	pg_write "$1" $pool
+	[ "$(<$pool)" -ge "$1" ] || ktap_print_msg "only $(<$pool) of $1 huge pages"
+}
+
 # pg_memory HUGE_PAGES - huge pages of both kinds, and swap on zram for MADV_PAGEOUT
 pg_memory()
 {
 	local zram
 
-	pg_set /proc/sys/vm/nr_hugepages "$1"
+	pg_huge_pages "$1"
 	grep -q '\[never\]' /sys/kernel/mm/transparent_hugepage/enabled &&
 		pg_set /sys/kernel/mm/transparent_hugepage/enabled madvise
 	[ "$(wc -l </proc/swaps)" -gt 1 ] && return
