@@ -24,6 +24,9 @@ enum pin_guard_dma_op {
 /* Of FILL: the pattern of each eight bytes is one more than that of the eight before them. */
 #define PIN_GUARD_DMA_COUNT	(1U << 0)
 
+/* As delay_ms: in flight until WAIT asks for it, or the file is closed. */
+#define PIN_GUARD_DMA_HELD	0xffffffffU
+
 struct pin_guard_dma_submit {
 	__u64 addr;
 	__u64 len;

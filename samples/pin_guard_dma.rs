@@ -78,6 +78,9 @@ const MAX_LEN: u64 = 64 << 20;
 /// `PIN_GUARD_DMA_COUNT`
 const COUNT: u32 = 1 << 0;
 
+/// `PIN_GUARD_DMA_HELD`
+const HELD: u32 = u32::MAX;
+
 /// How many bytes the engine moves at a time.
 const PIECE: usize = 256;
 
@@ -179,7 +182,7 @@ impl Memory {
     }
 }
 
-/// A request in flight; owned by the workqueue until it is done.
+/// A request in flight; owned by the workqueue, or by its file while it is held, until it is done.
 #[pin_data]
 struct Request {
     engine: Arc<Engine>,
@@ -223,10 +226,22 @@ impl WorkItem for Request {
     }
 }
 
+impl Request {
+    fn go(request: Pin<KBox<Self>>, delay_ms: u32) {
+        workqueue::system_long().enqueue_delayed(request, msecs_to_jiffies(delay_ms));
+    }
+}
+
+enum State {
+    Held(Pin<KBox<Request>>),
+    InFlight,
+    /// What `WAIT` will say.
+    Done(Wait),
+}
+
 struct Requests {
     last_id: u64,
-    /// In flight: `None`; done: what `WAIT` will say.
-    known: KVec<(u64, Option<Wait>)>,
+    known: KVec<(u64, State)>,
 }
 
 /// An open file: an engine with requests of its own.
@@ -240,12 +255,20 @@ struct Engine {
 
 impl Engine {
     fn finish(&self, wait: Wait) {
-        let mut requests = self.requests.lock();
         // After the file is closed nobody wants to know.
-        if let Some((_, done)) = requests.known.iter_mut().find(|(id, _)| *id == wait.id) {
-            *done = Some(wait);
-            self.done.notify_all();
-        }
+        let _ = self.set_state(wait.id, State::Done(wait));
+    }
+
+    /// Gives the state back if no request of that number is known.
+    fn set_state(&self, id: u64, state: State) -> Result<(), State> {
+        let mut requests = self.requests.lock();
+        let Some((_, old)) = requests.known.iter_mut().find(|(known, _)| *known == id) else {
+            return Err(state);
+        };
+        *old = state;
+        // Also for who waited before the request was held: it goes on.
+        self.done.notify_all();
+        Ok(())
     }
 
     fn submit(engine: ArcBorrow<'_, Self>, arg: UserPtr) -> Result {
@@ -258,7 +281,9 @@ impl Engine {
             let mut requests = engine.requests.lock();
             requests.last_id += 1;
             submit.id = requests.last_id;
-            requests.known.push((submit.id, None), GFP_KERNEL)?;
+            requests
+                .known
+                .push((submit.id, State::InFlight), GFP_KERNEL)?;
         }
         let request = ModuleRef::try_get(this_module!())
             .ok_or(ENODEV)
@@ -288,7 +313,12 @@ impl Engine {
                     .known
                     .retain(|(id, _)| *id != submit.id);
             })?;
-        workqueue::system_long().enqueue_delayed(request, msecs_to_jiffies(submit.delay_ms));
+        if submit.delay_ms == HELD {
+            // It is known, as the file is open.
+            let _ = engine.set_state(submit.id, State::Held(request));
+        } else {
+            Request::go(request, submit.delay_ms);
+        }
         Ok(())
     }
 
@@ -302,10 +332,14 @@ impl Engine {
                 .iter()
                 .position(|(id, _)| *id == wanted)
                 .ok_or(ENOENT)?;
-            if let Some(wait) = &requests.known[at].1 {
+            let state = &mut requests.known[at].1;
+            if let State::Done(wait) = state {
                 writer.write(wait)?;
                 requests.known.retain(|(id, _)| *id != wanted);
                 return Ok(());
+            }
+            if let State::Held(request) = mem::replace(state, State::InFlight) {
+                Request::go(request, 0);
             }
             if self.done.wait_interruptible(&mut requests) {
                 return Err(EINTR);
@@ -330,7 +364,12 @@ impl MiscDevice for Engine {
 
     fn release(engine: Arc<Self>, _file: &File) {
         // Requests in flight go on, as a device's would.
-        engine.requests.lock().known.clear();
+        let known = mem::take(&mut engine.requests.lock().known);
+        for (_, state) in known {
+            if let State::Held(request) = state {
+                Request::go(request, 0);
+            }
+        }
     }
 
     fn read_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iter: &mut IovIterDest<'_>) -> Result<usize> {
@@ -390,7 +429,10 @@ unsafe impl PolledDevice for Engine {
     fn poll(engine: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> bool {
         table.register_wait(file, &engine.done);
         let requests = engine.requests.lock();
-        requests.known.iter().any(|(_, done)| done.is_some())
+        requests
+            .known
+            .iter()
+            .any(|(_, state)| matches!(state, State::Done(_)))
     }
 }
 
