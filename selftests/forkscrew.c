@@ -91,8 +91,7 @@ static const char *target_open(struct target *t, const char *path)
 	t->delay_ms = opt.delay_ms;
 	if (!stat(path, &st) && S_ISCHR(st.st_mode)) {
 		t->dma = true;
-		t->delay_ms = opt.delay_ms ? opt.delay_ms : 100;
-		t->latency_ms = 3 * t->delay_ms;
+		t->latency_ms = PIN_GUARD_DMA_HELD;
 		t->size = SIZE_MAX;
 		return NULL;
 	}

@@ -17,14 +17,33 @@ double cpu_ms(void)
 	return clock_ms(CLOCK_THREAD_CPUTIME_ID);
 }
 
+/* Each open file and each request is one. */
+static long users(void)
+{
+	return number_in("/sys/module/pin_guard_dma/refcnt", "");
+}
+
 bool hold_open(struct hold *h)
 {
 	memset(h, 0, sizeof(*h));
+	h->users = users();
 	h->fd[0] = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
 	return h->fd[0] >= 0;
 }
 
-static void hold_forget(struct hold *h)
+int hold_submit(struct hold *h, void *addr, size_t len, unsigned int mode)
+{
+	int *fd = &h->fd[h->nr++ % HOLD_FDS];
+	uint64_t id;
+
+	if (*fd <= 0)
+		*fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
+	if (*fd < 0)
+		return errno;
+	return submit(*fd, addr, len, mode, PIN_GUARD_DMA_FILL, PIN_GUARD_DMA_HELD, &id);
+}
+
+void hold_end(struct hold *h)
 {
 	unsigned int i;
 
@@ -33,56 +52,8 @@ static void hold_forget(struct hold *h)
 			close(h->fd[i]);
 	memset(h->fd, 0, sizeof(h->fd));
 	h->nr = 0;
-}
-
-void hold_begin(struct hold *h, unsigned int ms)
-{
-	h->end_ms = now_ms() + ms;
-}
-
-int hold_submit(struct hold *h, void *addr, size_t len, unsigned int mode)
-{
-	int *fd = &h->fd[h->nr++ % HOLD_FDS];
-	double left = h->end_ms - now_ms();
-	uint64_t id;
-
-	if (*fd <= 0)
-		*fd = open(DMA_DEVICE, O_RDWR | O_CLOEXEC);
-	if (*fd < 0)
-		return errno;
-	return submit(*fd, addr, len, mode, PIN_GUARD_DMA_FILL, left > 0 ? left : 0, &id);
-}
-
-bool hold_holds(const struct hold *h)
-{
-	return now_ms() < h->end_ms;
-}
-
-bool hold_try(struct hold *h, unsigned int ms)
-{
-	bool again = !h->ms || !hold_holds(h);
-
-	if (h->ms)
-		hold_end(h);
-	h->ms = !again ? 0 : h->ms ? 3 * h->ms : ms;
-	if (again)
-		hold_begin(h, h->ms);
-	return again;
-}
-
-void hold_end(struct hold *h)
-{
-	/* They go on when the file is closed, and are not known any more. */
-	hold_forget(h);
-	while (hold_holds(h))
+	while (users() > h->users)
 		usleep(SETTLE_US);
-	while (counter("windows_open") > 0)
-		usleep(SETTLE_US);
-}
-
-void hold_close(struct hold *h)
-{
-	hold_end(h);
 }
 
 static double fork_by(double (*clock)(void), int *err)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Requests of /dev/pin_guard_dma that are in flight for a while, however many, and what forks cost. */
+/* Requests of /dev/pin_guard_dma that are in flight until they are let go, and what forks cost. */
 #ifndef _HOLD_H
 #define _HOLD_H
 
@@ -9,31 +9,18 @@
 #include "clock.h"
 
 #define HOLD_FDS	64	/* a request is looked up among those of its open file */
-#define HOLD_MS		5000
 
 struct hold {
 	int fd[HOLD_FDS];
 	unsigned int nr;
-	double end_ms;
-	unsigned int ms;	/* of hold_try() */
+	long users;		/* of the driver, besides */
 };
 
 /* Returns false and errno. */
 bool hold_open(struct hold *h);
-void hold_close(struct hold *h);
-
-/* All requests from now on end when @ms are over. */
-void hold_begin(struct hold *h, unsigned int ms);
 /* Returns 0 or an errno. */
 int hold_submit(struct hold *h, void *addr, size_t len, unsigned int mode);
-/* Whether all are in flight still. */
-bool hold_holds(const struct hold *h);
-/*
- * For what takes a machine as long as it takes: while (hold_try(h, ms)) { ... } is run again, with requests
- * that take longer, until they are in flight at its end. At the last time they are, whatever it costs.
- */
-bool hold_try(struct hold *h, unsigned int ms);
-/* Waits until none is. */
+/* Lets all go, and waits until the last is over. */
 void hold_end(struct hold *h);
 
 /* Of the calling thread */

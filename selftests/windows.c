@@ -301,14 +301,6 @@ static size_t flight_changed(const struct flight *f)
 	return changed;
 }
 
-static void unmap_all(struct flight *flights)
-{
-	unsigned int i;
-
-	for (i = 0; i < NR_CHAINS; i++)
-		munmap(flights[i].space, PLACES * PLACE_PAGES * PAGE);
-}
-
 FIXTURE(moved) {
 	int fd;
 	struct flight *flights;
@@ -347,85 +339,64 @@ TEST_F_TIMEOUT(moved, pages_in_flight_meet_a_fork, 600)
 {
 	const char *seed_given = getenv("PIN_GUARD_SEED");
 	uint64_t seed = seed_given ? strtoull(seed_given, NULL, 0) : (uint64_t)time(NULL);
-	unsigned int delay_ms = 500, i, page, pages;
+	unsigned int i, page, pages;
 	bool control = variant->mode == PIN_GUARD_DMA_GET;
 	struct pin_guard_dma_wait w;
-	bool late = true;
 	int line[2], status;
 	size_t lost;
 	pid_t child;
 
 	TH_LOG("seed %lu", (unsigned long)seed);
-	/* On a slow machine the requests have to take longer. */
-	for (; late && delay_ms < 60000; delay_ms *= 3) {
-		double end;
+	for (i = 0; i < NR_CHAINS; i++) {
+		flight_map(&self->flights[i], i, seed);
+		ASSERT_NE(NULL, self->flights[i].space);
+	}
+	for (i = 0; i < NR_CHAINS; i++) {
+		struct pin_guard_dma_submit s = {
+			.addr = (unsigned long)self->flights[i].space,
+			.len = PAGES * PAGE, .pattern = PATTERN, .mode = variant->mode,
+			.flags = PIN_GUARD_DMA_COUNT, .delay_ms = PIN_GUARD_DMA_HELD,
+		};
 
-		for (i = 0; i < NR_CHAINS; i++) {
-			flight_map(&self->flights[i], i, seed);
-			ASSERT_NE(NULL, self->flights[i].space);
-		}
-		end = now_ms() + delay_ms;
-		for (i = 0; i < NR_CHAINS; i++) {
-			struct pin_guard_dma_submit s = {
-				.addr = (unsigned long)self->flights[i].space,
-				.len = PAGES * PAGE, .pattern = PATTERN, .mode = variant->mode,
-				.flags = PIN_GUARD_DMA_COUNT, .delay_ms = delay_ms,
-			};
-
-			ASSERT_EQ(0, ioctl(self->fd, PIN_GUARD_DMA_SUBMIT, &s));
-			self->flights[i].id = s.id;
-		}
-		for (i = 0; i < NR_CHAINS; i++) {
-			EXPECT_EQ(0, flight_move(&self->flights[i], i,
-						 variant->mode == PIN_GUARD_DMA_PIN)) {
-				TH_LOG("%s:%s", self->flights[i].name, self->flights[i].steps);
-			}
-		}
-		ASSERT_EQ(0, pipe(line));
-		child = fork();
-		if (!child) {
-			char byte;
-
-			close(line[1]);
-			(void)!read(line[0], &byte, 1);
-			for (lost = i = 0; i < NR_CHAINS; i++)
-				lost += flight_changed(&self->flights[i]);
-			_exit(!!lost);
-		}
-		ASSERT_LT(0, child);
-		for (i = 0; i < NR_CHAINS; i++)
-			for (page = 0; page < PAGES; page++)
-				if (self->flights[i].at[page])
-					self->flights[i].at[page][100] = '!';
-		late = now_ms() > end;
-		for (i = 0; i < NR_CHAINS; i++)
-			ASSERT_EQ(0, wait_for(self->fd, self->flights[i].id, &w));
-		close(line[1]);
-		close(line[0]);
-		ASSERT_EQ(child, waitpid(child, &status, 0));
-		if (late) {
-			unmap_all(self->flights);
-			continue;
-		}
-		for (i = 0; i < NR_CHAINS; i++) {
-			lost = flight_lost(&self->flights[i], &pages);
-			if (control && (lost || !pages))
-				continue;
-			if (!control && !lost)
-				continue;
-			EXPECT_EQ(control, !!lost) {
-				TH_LOG("%s:%s: lost %zu bytes of %u pages", self->flights[i].name,
-				       self->flights[i].steps, lost, pages);
-			}
-		}
-		if (!control) {
-			EXPECT_EQ(0, status) {
-				TH_LOG("the memory of the child changed after the fork");
-			}
+		ASSERT_EQ(0, ioctl(self->fd, PIN_GUARD_DMA_SUBMIT, &s));
+		self->flights[i].id = s.id;
+	}
+	for (i = 0; i < NR_CHAINS; i++) {
+		EXPECT_EQ(0, flight_move(&self->flights[i], i, variant->mode == PIN_GUARD_DMA_PIN)) {
+			TH_LOG("%s:%s", self->flights[i].name, self->flights[i].steps);
 		}
 	}
-	if (late)
-		SKIP(return, "the machine is too slow: requests end before the fork");
+	ASSERT_EQ(0, pipe(line));
+	child = fork();
+	if (!child) {
+		char byte;
+
+		close(line[1]);
+		(void)!read(line[0], &byte, 1);
+		for (lost = i = 0; i < NR_CHAINS; i++)
+			lost += flight_changed(&self->flights[i]);
+		_exit(!!lost);
+	}
+	ASSERT_LT(0, child);
+	for (i = 0; i < NR_CHAINS; i++)
+		for (page = 0; page < PAGES; page++)
+			if (self->flights[i].at[page])
+				self->flights[i].at[page][100] = '!';
+	for (i = 0; i < NR_CHAINS; i++)
+		ASSERT_EQ(0, wait_for(self->fd, self->flights[i].id, &w));
+	close(line[1]);
+	close(line[0]);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	for (i = 0; i < NR_CHAINS; i++) {
+		lost = flight_lost(&self->flights[i], &pages);
+		EXPECT_EQ(control && pages, !!lost) {
+			TH_LOG("%s:%s: lost %zu bytes of %u pages", self->flights[i].name,
+			       self->flights[i].steps, lost, pages);
+		}
+	}
+	EXPECT_TRUE(control || !status) {
+		TH_LOG("the memory of the child changed after the fork");
+	}
 }
 
 /*
@@ -455,7 +426,7 @@ FIXTURE_SETUP(pieces)
 
 FIXTURE_TEARDOWN(pieces)
 {
-	hold_close(&self->hold);
+	hold_end(&self->hold);
 }
 
 TEST_F_TIMEOUT(pieces, a_fork_pins_them_and_not_what_is_between, 600)
@@ -476,7 +447,6 @@ TEST_F_TIMEOUT(pieces, a_fork_pins_them_and_not_what_is_between, 600)
 	madvise(p, 2 * PAGE, MADV_NOHUGEPAGE);
 	memset(p, BEFORE, 2 * PAGE);
 
-	hold_begin(&self->hold, HOLD_MS);
 	ASSERT_EQ(0, hold_submit(&self->hold, p, 2 * PAGE, PIN_GUARD_DMA_WINDOW));
 	ASSERT_EQ(low, mremap(p, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, low));
 	ASSERT_EQ(high, mremap(p + PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, high));
@@ -491,9 +461,6 @@ TEST_F_TIMEOUT(pieces, a_fork_pins_them_and_not_what_is_between, 600)
 	/* A page of page tables for what else a fork may touch. */
 	EXPECT_GE(tables + 8, number_in("/proc/self/status", "VmPTE"));
 	EXPECT_GE(resident + 1024, number_in("/proc/self/status", "VmRSS"));
-	EXPECT_TRUE(hold_holds(&self->hold)) {
-		TH_LOG("the request was over before the fork");
-	}
 }
 
 FIXTURE(absent) {
@@ -519,7 +486,7 @@ FIXTURE_SETUP(absent)
 
 FIXTURE_TEARDOWN(absent)
 {
-	hold_close(&self->hold);
+	hold_end(&self->hold);
 }
 
 #define ABSENT_LEN	(64UL << 20)
@@ -541,17 +508,16 @@ TEST_F_TIMEOUT(absent, pages_are_not_mapped_by_a_fork, 600)
 	ASSERT_NE(MAP_FAILED, p);
 	madvise(p, ABSENT_LEN, MADV_NOHUGEPAGE);
 	for (i = 0; i < 2 * ROUNDS; i++) {
-		long pinned = 0, tables = 0, more = 0;
+		long pinned, tables, more;
 
-		while (hold_try(&self->hold, HOLD_MS)) {
-			ASSERT_EQ(0, hold_submit(&self->hold, p, ABSENT_LEN, modes[i % 2]));
-			ASSERT_EQ(0, madvise(p, ABSENT_LEN, MADV_DONTNEED));
-			pinned = counter("pages_precopied");
-			tables = number_in("/proc/self/status", "VmPTE");
-			ms[i % 2][i / 2] = fork_ms(&err);
-			more = number_in("/proc/self/status", "VmPTE") - tables;
-			pinned = counter("pages_precopied") - pinned;
-		}
+		ASSERT_EQ(0, hold_submit(&self->hold, p, ABSENT_LEN, modes[i % 2]));
+		ASSERT_EQ(0, madvise(p, ABSENT_LEN, MADV_DONTNEED));
+		pinned = counter("pages_precopied");
+		tables = number_in("/proc/self/status", "VmPTE");
+		ms[i % 2][i / 2] = fork_ms(&err);
+		more = number_in("/proc/self/status", "VmPTE") - tables;
+		pinned = counter("pages_precopied") - pinned;
+		hold_end(&self->hold);
 		EXPECT_EQ(0, err);
 		EXPECT_EQ(0, pinned);
 		EXPECT_GE(8, more) {
@@ -575,7 +541,7 @@ FIXTURE_SETUP(windows)
 
 FIXTURE_TEARDOWN(windows)
 {
-	hold_close(&self->hold);
+	hold_end(&self->hold);
 }
 
 /* The fork must not fault it in: nobody would answer, and a kernel with DEBUG_VM warns. */
@@ -585,19 +551,18 @@ TEST_F_TIMEOUT(windows, a_page_that_userfaultfd_misses_meets_a_fork, 120)
 	int uffd, err;
 
 	madvise(p, 3 * PAGE, MADV_NOHUGEPAGE);
-	while (hold_try(&self->hold, HOLD_MS)) {
-		memset(p, BEFORE, 3 * PAGE);
-		ASSERT_EQ(0, hold_submit(&self->hold, p, 3 * PAGE, PIN_GUARD_DMA_WINDOW));
-		ASSERT_EQ(0, madvise(p + PAGE, PAGE, MADV_DONTNEED));
-		uffd = uffd_open(0);
-		if (uffd < 0 || uffd_register(uffd, p + PAGE, PAGE, UFFDIO_REGISTER_MODE_MISSING))
-			SKIP(return, "userfaultfd: %s", strerror(errno));
-		fork_ms(&err);
-		EXPECT_EQ(0, err);
-		close(uffd);
-		/* The neighbours are as protected as ever. */
-		p[100] = p[2 * PAGE + 100] = '!';
-	}
+	memset(p, BEFORE, 3 * PAGE);
+	ASSERT_EQ(0, hold_submit(&self->hold, p, 3 * PAGE, PIN_GUARD_DMA_WINDOW));
+	ASSERT_EQ(0, madvise(p + PAGE, PAGE, MADV_DONTNEED));
+	uffd = uffd_open(0);
+	if (uffd < 0 || uffd_register(uffd, p + PAGE, PAGE, UFFDIO_REGISTER_MODE_MISSING))
+		SKIP(return, "userfaultfd: %s", strerror(errno));
+	fork_ms(&err);
+	EXPECT_EQ(0, err);
+	close(uffd);
+	/* The neighbours are as protected as ever. */
+	p[100] = p[2 * PAGE + 100] = '!';
+	hold_end(&self->hold);
 	EXPECT_EQ(PATTERN, *(uint64_t *)p);
 	EXPECT_EQ(PATTERN, *(uint64_t *)(p + 2 * PAGE));
 }
@@ -612,28 +577,24 @@ TEST_F_TIMEOUT(windows, a_page_that_moves_too_often_stays, 600)
 	char *space = mmap(NULL, 2 * PIECES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *at = map_pages(PAGE, 0);
 	unsigned int moves = 0;
-	int err = 0, fork_err;
+	int err, fork_err;
 
 	ASSERT_NE(MAP_FAILED, space);
 	madvise(at, PAGE, MADV_NOHUGEPAGE);
-	while (hold_try(&self->hold, HOLD_MS)) {
-		memset(at, BEFORE, PAGE);
-		ASSERT_EQ(0, hold_submit(&self->hold, at, PAGE, PIN_GUARD_DMA_WINDOW));
-		for (moves = 0; moves < 2 * PIECES; moves++) {
-			/* Not where it was before: that would be no other place. */
-			char *to = space + moves * PAGE;
+	memset(at, BEFORE, PAGE);
+	ASSERT_EQ(0, hold_submit(&self->hold, at, PAGE, PIN_GUARD_DMA_WINDOW));
+	for (; moves < 2 * PIECES; moves++) {
+		char *to = space + moves * PAGE;
 
-			if (to == at)
-				continue;
-			if (mremap(at, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-				break;
-			at = to;
-		}
-		err = errno;
-		fork_ms(&fork_err);
-		EXPECT_EQ(0, fork_err);
-		at[100] = '!';
+		if (mremap(at, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+			break;
+		at = to;
 	}
+	err = errno;
+	fork_ms(&fork_err);
+	EXPECT_EQ(0, fork_err);
+	at[100] = '!';
+	hold_end(&self->hold);
 	EXPECT_EQ(ENOMEM, err);
 	EXPECT_LE(PIECES, moves);
 	EXPECT_GE(PIECES + 1, moves);
@@ -713,18 +674,16 @@ TEST_F_TIMEOUT(windows, that_stay_open_are_listed_once, 1800)
 	memset(other, BEFORE, PAGE);
 	for (i = 0; i < ARRAY_SIZE(sizes); i++)
 		seen[i] = malloc(MANY);
-	while (hold_try(&self->hold, 4 * HOLD_MS)) {
-		for (i = 0; i < MANY && hold_holds(&self->hold); i++)
-			ASSERT_EQ(0, hold_submit(&self->hold, p + i, 1, PIN_GUARD_DMA_WINDOW));
-		atomic_store(&stop, false);
-		for (i = 0; i < ARRAY_SIZE(thread); i++)
-			ASSERT_EQ(0, pthread_create(&thread[i], NULL, churn, other));
-		for (i = 0; i < ARRAY_SIZE(sizes) && hold_holds(&self->hold); i++)
-			lines[i] = list(p, MANY, seen[i], sizes[i]);
-		atomic_store(&stop, true);
-		for (j = 0; j < ARRAY_SIZE(thread); j++)
-			pthread_join(thread[j], NULL);
-	}
+	for (i = 0; i < MANY; i++)
+		ASSERT_EQ(0, hold_submit(&self->hold, p + i, 1, PIN_GUARD_DMA_WINDOW));
+	for (i = 0; i < ARRAY_SIZE(thread); i++)
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, churn, other));
+	for (i = 0; i < ARRAY_SIZE(sizes); i++)
+		lines[i] = list(p, MANY, seen[i], sizes[i]);
+	atomic_store(&stop, true);
+	for (j = 0; j < ARRAY_SIZE(thread); j++)
+		pthread_join(thread[j], NULL);
+	hold_end(&self->hold);
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		EXPECT_LT(MANY, lines[i]);
 		for (wrong = j = 0; j < MANY; j++) {
@@ -742,24 +701,22 @@ TEST_F_TIMEOUT(windows, cost_the_same_to_list_whatever_their_number, 1800)
 	static const unsigned int numbers[] = { FEW, MANY };
 	char *p = map_pages((MANY / PAGE + 1) * PAGE, 0);
 	unsigned char *seen = malloc(MANY);
-	unsigned int i, n, open;
+	unsigned int i, n, open = 0;
 	double ms[2][5], each[2];
-	long lines[2] = { 0, 0 };
+	long lines[2];
 
 	memset(p, BEFORE, MANY);
-	while (hold_try(&self->hold, 4 * HOLD_MS)) {
-		for (open = n = 0; n < ARRAY_SIZE(numbers); n++) {
-			for (; open < numbers[n] && hold_holds(&self->hold); open++)
-				ASSERT_EQ(0, hold_submit(&self->hold, p + open, 1,
-							 PIN_GUARD_DMA_WINDOW));
-			for (i = 0; i < ARRAY_SIZE(ms[n]) && hold_holds(&self->hold); i++) {
-				double start = cpu_ms();
+	for (n = 0; n < ARRAY_SIZE(numbers); n++) {
+		for (; open < numbers[n]; open++)
+			ASSERT_EQ(0, hold_submit(&self->hold, p + open, 1, PIN_GUARD_DMA_WINDOW));
+		for (i = 0; i < ARRAY_SIZE(ms[n]); i++) {
+			double start = cpu_ms();
 
-				lines[n] = list(p, MANY, seen, 65536);
-				ms[n][i] = cpu_ms() - start;
-			}
+			lines[n] = list(p, MANY, seen, 65536);
+			ms[n][i] = cpu_ms() - start;
 		}
 	}
+	hold_end(&self->hold);
 	for (n = 0; n < ARRAY_SIZE(numbers); n++) {
 		EXPECT_LT(numbers[n], lines[n]);
 		each[n] = median(ms[n], ARRAY_SIZE(ms[n])) / numbers[n];
