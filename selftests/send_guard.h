@@ -50,7 +50,9 @@ void overwrite(unsigned char *p, size_t len);
 /* @len bytes of the stream's next, not at the start of a page */
 unsigned char *next_bytes(size_t len);
 
-void begin_kind(struct peer_hello hello);
+#define DATAGRAMS	8	/* all of the same size, have the bytes of a PEER_UDP session */
+
+void begin_kind(struct peer_hello kind);
 void begin(void);
 struct pin_guard_tx_send request(unsigned int mode, const void *addr, size_t len);
 /* All of it must go. Returns the last id. */
@@ -58,10 +60,15 @@ uint64_t put(unsigned int mode, const unsigned char *addr, size_t len, unsigned 
 /* The way is full: what is sent now stays here until the peer reads. */
 void plug(void);
 struct pin_guard_tx_status status_of(uint64_t id);
-/* Something is in flight, and its pages are pinned. */
+/*
+ * Something is in flight, and its pages are pinned. False if all is complete, which is right only where
+ * the link takes a copy before it sends: else the case fails.
+ */
+bool is_in_flight(uint64_t id, struct pin_guard_tx_status *status);
+/* The same, for a case that is skipped where the link takes a copy. */
 struct pin_guard_tx_status must_be_in_flight(uint64_t id);
 void must_complete(uint64_t id);
-/* Waits, if the case does, and overwrites; the peer reads. */
+/* Waits, if the case does and something is in flight, and overwrites; the peer reads. */
 void let_go(const struct send_case *c, unsigned char *p, size_t len);
 /* Ends the stream: what did the peer get? */
 void end(bool loses);
