@@ -211,20 +211,27 @@ void must_complete(uint64_t id)
 
 void end(bool loses)
 {
+	bool is_udp = hello.kind == PEER_UDP;
 	struct peer_report r;
+	uint64_t missing;
 
 	if (s.data >= 0)
 		shutdown(s.data, SHUT_WR);
 	r = session_report(&s, PEER_END);
-	must(r.received == s.sent, "sent %llu bytes, the peer got %llu (%s)",
+	missing = s.sent - r.received;
+	if (missing && is_udp && lost_at_once(0))
+		skip("the link does not deliver such datagrams of send(2) either");
+	/* The peer's stack drops a datagram that was overwritten after its checksum was made. */
+	must(!missing || (is_udp && loses), "sent %llu bytes, the peer got %llu (%s)",
 	     (unsigned long long)s.sent, (unsigned long long)r.received, strerror(r.error));
 	must(r.bad == r.overwritten, "%llu bytes are wrong and not overwritten, the first at %llu",
 	     (unsigned long long)(r.bad - r.overwritten), (unsigned long long)r.first_bad);
-	if (loses && !r.bad && link_copies())
+	if (loses && !missing && !r.bad && link_copies())
 		skip(LINK_COPIES);
 	if (loses)
-		finish(r.bad ? CASE_PASSED : CASE_FAILED, "lost %llu of %llu bytes",
-		       (unsigned long long)r.bad, (unsigned long long)r.received);
+		finish(missing || r.bad ? CASE_PASSED : CASE_FAILED,
+		       "lost %llu of %llu bytes, and %llu did not arrive", (unsigned long long)r.bad,
+		       (unsigned long long)s.sent, (unsigned long long)missing);
 	must(!r.bad, "lost %llu of %llu bytes, the first at %llu", (unsigned long long)r.bad,
 	     (unsigned long long)r.received, (unsigned long long)r.first_bad);
 }
