@@ -26,14 +26,16 @@ TESTS=(send_guard "delayed ACKs" loss capture "checksum off" "TSO off" "SG off" 
 for mode in splice guard registered copy; do
 	TESTS+=("blktest2 $mode v4" "blktest2 $mode v6")
 done
-ONCE=("pin_guard_tx loads" "a second load is refused" interface "MTU probing" "a read in flight is lost without pin_guard"
+# On the first of them
+ANY_LINK=(interface "taken over in flight" "MTU probing")
+ONCE=("pin_guard_tx loads" "a second load is refused" "a read in flight is lost without pin_guard"
       "a read in flight is kept with it" "pin_guard_tx unloads")
 
 NAMES=()
 for link in "${LINKS[@]}"; do
 	NAMES+=("${TESTS[@]/#/$link }")
 done
-pg_start "${NAMES[@]}" "${ONCE[@]}"
+pg_start "${NAMES[@]}" "${ANY_LINK[@]}" "${ONCE[@]}"
 net_leave_out
 for m in pin_guard pin_guard_tx; do
 	pg_have "$m" || pg_skip_all "no $m.ko: set PIN_GUARD_MODULES"
@@ -261,11 +263,12 @@ pg_check "pin_guard_tx loads" eval "pg_load pin_guard && pg_load pin_guard_tx"
 pg_wait 5 test -c /dev/pin_guard_tx
 pg_check "a second load is refused" eval "! pg_load pin_guard_tx 2>/dev/null"
 
-# The tests that take any link.
-ONCE_WANTED=
-! pg_wanted interface && ! pg_wanted "MTU probing" || ONCE_WANTED=1
+ANY_WANTED=
+for t in "${ANY_LINK[@]}"; do
+	! pg_wanted "$t" || ANY_WANTED=1
+done
 for link in "${LINKS[@]}"; do
-	[ -n "$ONCE_WANTED" ] || pg_any "$link *" || continue
+	[ -n "$ANY_WANTED" ] || pg_any "$link *" || continue
 	if ! { net_up "$link" && net_peer; } >"$PG_TMP/why"; then
 		for t in "${TESTS[@]}"; do
 			pg_skip "$link $t" "$(tail -n 1 "$PG_TMP/why")"
@@ -273,18 +276,20 @@ for link in "${LINKS[@]}"; do
 		net_down
 		continue
 	fi
-	if [ -n "$ONCE_WANTED" ]; then
-		ONCE_WANTED=
+	if [ -n "$ANY_WANTED" ]; then
+		ANY_WANTED=
 		TEST=$NET_NAME
 		pg_run interface guard once
+		pg_run "taken over in flight" guard takeover
 		mtu_probing
 	fi
 	one_link
 	net_down
 done
-if [ -n "$ONCE_WANTED" ]; then
-	pg_skip interface "no link"
-	pg_skip "MTU probing" "no link"
+if [ -n "$ANY_WANTED" ]; then
+	for t in "${ANY_LINK[@]}"; do
+		pg_skip "$t" "no link"
+	done
 fi
 
 NO_NFS=
