@@ -3,8 +3,9 @@
 #
 # Sourced by the test scripts, after lib.sh: the links to test on.
 #
-# Without NETIF these are loopback, veth, and pairs of idle NICs of one driver back to back, in
-# network namespaces of our own: the local end is in the script's, the other in a second one.
+# Without NETIF these are loopback, veth, pairs of idle NICs of one driver back to back, and what can
+# be made of veth (NET_OVER), in network namespaces of our own: the local end is in the script's, the
+# other in a second one.
 #
 # With NETIF (hardware mode) it is that NIC and its peer, both set up by the user. The variables
 # NETIF, LOCAL_V4, LOCAL_V6, REMOTE_V4, REMOTE_V6, REMOTE_TYPE (netns or ssh) and REMOTE_ARGS,
@@ -12,8 +13,9 @@
 # selftests. A peer behind ssh has the same architecture and libraries, or net_push is of no use.
 # shellcheck disable=SC2034,SC2154 # shared with the scripts and lib.sh
 
-NET_NAME=	# the driver's name as in ethtool -i, or lo
+NET_NAME=	# the link's: the driver's as in ethtool -i, lo, or one of NET_OVER
 NET_DEV=	# the local device
+NET_SECOND=	# another one, which gets all that NET_DEV sends and drops it; or none
 NET_PEER=	# the device at the other end, and how a command gets into its namespace
 NET_AT=()
 NET_MARK=	# of pg_undo, while a link is up
@@ -115,16 +117,20 @@ net_up()
 		command -v "$tool" >/dev/null || { echo "no $tool"; return 1; }
 	done
 	NET_MARK=${#PG_UNDO[@]}
+	NET_NAME=$1
 	NET_BIN=
+	NET_SECOND=
 	NET_NETEM=()
 	{
 		if [ -n "${NETIF:-}" ]; then
 			net_up_hardware
 		elif [ "$1" = lo ]; then
 			net_up_lo
+		elif [[ " ${NET_OVER[*]} " == *" $1 "* ]]; then
+			net_namespace && net_up_pair veth && net_over "$1"
 		else
 			net_namespace && net_up_pair "$1"
-		fi && NET_NAME=$(net_driver "$NET_DEV") && net_reached
+		fi && net_reached
 	} 2>&1 && return
 	net_down
 	return 1
@@ -242,6 +248,140 @@ net_take()
 {
 	nsenter "--net=/proc/self/fd/$NET_OUTER" -- ip link set "$1" netns "$2" &&
 		pg_undo "${@:3}" ip link set "$1" netns "/proc/self/fd/$NET_OUTER"
+}
+
+#
+# What is made of veth: LINK by net_over_LINK, which may go on to devices and addresses of its own
+#
+
+NET_OVER=(esp macsec vxlan bridge mirred seg6)
+NET_KEY=000102030405060708090a0b0c0d0e0f
+
+# net_over LINK - or says what that needs
+net_over()
+{
+	local said=$PG_TMP/net_over
+
+	"net_over_$1" >"$said" 2>&1 && return
+	echo "no $1, which needs $NET_NEEDS: $(head -n 1 "$said")"
+	return 1
+}
+
+# ESP in transport mode: a packet is encrypted before it gets to a device.
+net_over_esp()
+{
+	NET_NEEDS="CONFIG_XFRM_USER, CONFIG_INET_ESP and CONFIG_INET6_ESP"
+	pg_undo ip xfrm policy flush
+	pg_undo ip xfrm state flush
+	net_esp local "$LOCAL_V4" "$REMOTE_V4" && net_esp remote "$REMOTE_V4" "$LOCAL_V4" || return
+	[ -n "$LOCAL_V6" ] || return 0
+	net_esp local "$LOCAL_V6" "$REMOTE_V6" && net_esp remote "$REMOTE_V6" "$LOCAL_V6"
+}
+
+# net_esp local|remote FROM TO - what that end sends; anything that is not encrypted is dropped
+net_esp()
+{
+	local end dir
+
+	for end in local remote; do
+		[ $end = "$1" ] && dir=out || dir=in
+		net_on $end ip -batch - <<-END || return
+			xfrm state add src $2 dst $3 proto esp spi 0x1000 mode transport \
+				aead rfc4106(gcm(aes)) 0x${NET_KEY}00000000 128
+			xfrm policy add src $2 dst $3 dir $dir \
+				tmpl src $2 dst $3 proto esp mode transport
+		END
+	done
+}
+
+# A device that encrypts
+net_over_macsec()
+{
+	local here=02:00:00:00:00:01 there=02:00:00:00:00:02
+
+	NET_NEEDS=CONFIG_MACSEC
+	net_macsec local veth0 $here $there && net_macsec remote veth1 $there $here &&
+		net_overlay macsec0
+}
+
+# net_macsec local|remote DEVICE ADDRESS PEER
+net_macsec()
+{
+	net_on "$1" ip -batch - <<-END
+		link set $2 address $3
+		link add link $2 macsec0 type macsec encrypt on
+		macsec add macsec0 tx sa 0 pn 1 on key 00 $NET_KEY
+		macsec add macsec0 rx port 1 address $4
+		macsec add macsec0 rx port 1 address $4 sa 0 pn 1 on key 00 $NET_KEY
+	END
+}
+
+# A tunnel
+net_over_vxlan()
+{
+	local vxlan="link add vxlan0 type vxlan id 1 dstport 4789"
+
+	NET_NEEDS=CONFIG_VXLAN
+	# shellcheck disable=SC2086 # words
+	ip $vxlan dev veth0 local "$LOCAL_V4" remote "$REMOTE_V4" &&
+		net_remote ip $vxlan dev veth1 local "$REMOTE_V4" remote "$LOCAL_V4" &&
+		net_overlay vxlan0
+}
+
+# A bridge that does not learn, and floods all
+net_over_bridge()
+{
+	NET_NEEDS="CONFIG_BRIDGE and CONFIG_DUMMY"
+	net_second && pg_undo ip link del br0 && ip -batch - <<-END || return
+		link add br0 type bridge
+		addr flush dev veth0
+		link set veth0 master br0
+		link set veth0 type bridge_slave learning off
+		link set $NET_SECOND master br0
+	END
+	NET_DEV=br0
+	net_address br0 "$LOCAL_V4" "$LOCAL_V6"
+}
+
+# A clone of each packet
+net_over_mirred()
+{
+	NET_NEEDS="CONFIG_NET_ACT_MIRRED, CONFIG_NET_CLS_MATCHALL, CONFIG_NET_SCH_INGRESS and CONFIG_DUMMY"
+	net_second && tc -batch - <<-END
+		qdisc add dev veth0 clsact
+		filter add dev veth0 egress matchall action mirred egress mirror dev $NET_SECOND
+	END
+}
+
+# An IPv6 extension header, which the route inserts: a segment that is the other end, too
+net_over_seg6()
+{
+	local segment=2001:db8::3 conf
+
+	NET_NEEDS=CONFIG_IPV6_SEG6_LWTUNNEL
+	LOCAL_V4='' REMOTE_V4=''
+	net_remote ip addr add $segment/64 dev veth1 nodad &&
+		ip route add "$REMOTE_V6" encap seg6 mode inline segs $segment dev veth0 || return
+	for conf in all veth1; do
+		net_remote sysctl -qw net.ipv6.conf.$conf.seg6_enabled=1 || return
+	done
+}
+
+# net_overlay DEVICE - on top of both ends, with addresses of RFC 5737 and 3849, too
+net_overlay()
+{
+	NET_DEV=$1 NET_PEER=$1
+	LOCAL_V4=198.51.100.1 REMOTE_V4=198.51.100.2
+	LOCAL_V6=${LOCAL_V6:+2001:db8:1::1} REMOTE_V6=${REMOTE_V6:+2001:db8:1::2}
+	net_address "$1" "$LOCAL_V4" "$LOCAL_V6" &&
+		net_address "$1" "$REMOTE_V4" "$REMOTE_V6" "${NET_AT[@]}"
+}
+
+net_second()
+{
+	NET_SECOND=dummy0
+	ip link add $NET_SECOND type dummy && pg_undo ip link del $NET_SECOND &&
+		ip link set $NET_SECOND up
 }
 
 #

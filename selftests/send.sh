@@ -18,6 +18,7 @@ UDP_MS=800	# how long a datagram can be overwritten, at least
 
 net_init "$@"
 read -ra LINKS <<<"$(net_links)"
+[ -n "${NETIF:-}" ] || LINKS+=("${NET_OVER[@]}")
 
 # On each link, in this order
 TESTS=(send_guard "delayed ACKs" loss capture "checksum off" "TSO off" "SG off" UDP
@@ -270,8 +271,8 @@ done
 for link in "${LINKS[@]}"; do
 	[ -n "$ANY_WANTED" ] || pg_any "$link *" || continue
 	if ! { net_up "$link" && net_peer; } >"$PG_TMP/why"; then
-		for t in "${TESTS[@]}"; do
-			pg_skip "$link $t" "$(tail -n 1 "$PG_TMP/why")"
+		for t in "${NAMES[@]}"; do
+			[[ $t != "$link "* ]] || pg_skip "$t" "$(tail -n 1 "$PG_TMP/why")"
 		done
 		net_down
 		continue
