@@ -15,6 +15,7 @@
 JOBS=${PIN_GUARD_JOBS:-8}
 ACK_MS=150	# how much later acknowledgments come
 UDP_MS=800	# how long a datagram can be overwritten, at least
+SECOND_MS=600	# how much later than the peer a second device has all
 
 net_init "$@"
 read -ra LINKS <<<"$(net_links)"
@@ -27,6 +28,7 @@ TESTS=(send_guard "delayed ACKs" loss capture "checksum off" "TSO off" "SG off" 
 for mode in splice guard registered copy; do
 	TESTS+=("blktest2 $mode v4" "blktest2 $mode v6")
 done
+TESTS_SECOND=("second device" "second device control")
 # On the first of them
 ANY_LINK=(interface "taken over in flight" "MTU probing")
 ONCE=("pin_guard_tx loads" "a second load is refused" "a read in flight is lost without pin_guard"
@@ -35,6 +37,7 @@ ONCE=("pin_guard_tx loads" "a second load is refused" "a read in flight is lost 
 NAMES=()
 for link in "${LINKS[@]}"; do
 	NAMES+=("${TESTS[@]/#/$link }")
+	case $link in bridge | mirred) NAMES+=("${TESTS_SECOND[@]/#/$link }") ;; esac
 done
 pg_start "${NAMES[@]}" "${ANY_LINK[@]}" "${ONCE[@]}"
 net_leave_out
@@ -197,6 +200,33 @@ blktest2()
 	"$PG_HERE/blktest2" -n 1 "$@" "$address"
 }
 
+# second_device CASE kept|lost - the peer has it as it was; and what goes out at the second device, later?
+second_device()
+{
+	local packets=$PG_TMP/packets said=$PG_TMP/tcpdump came=kept pid rc
+
+	command -v tcpdump >/dev/null || { echo "# no tcpdump"; return "$KSFT_SKIP"; }
+	: >"$said"
+	tcpdump -i "$NET_SECOND" -Z root -B 16384 -w "$packets" 2>"$said" &
+	pid=$!
+	if pg_wait 20 grep -q "listening on" "$said"; then
+		guard -d $((SECOND_MS / 2)) "$1"
+		rc=$?
+		# A splice does not say when it is done.
+		sleep $((2 * SECOND_MS / 1000 + 1))
+	fi
+	kill -INT $pid
+	wait $pid
+	[ "${rc:-}" = 0 ] || { sed 's/^/# /' "$said"; return "${rc:-1}"; }
+	if [ "$(stat -c %s "$packets")" -lt 400000 ]; then
+		echo "# too little has come to $NET_SECOND: $(tail -n 3 "$said" | xargs)"
+		return 1
+	fi
+	# Of PEER_OVERWRITTEN, in a row
+	! LC_ALL=C grep -aq ZZZZZZZZZZZZZZZZ "$packets" || came=lost
+	[ $came = "$2" ] || { echo "# on $NET_SECOND the data is $came, not $2"; return 1; }
+}
+
 one_link()
 {
 	local mode
@@ -219,6 +249,12 @@ one_link()
 	fi
 	run "peer gone" gone
 	killed
+	if [ -n "$NET_SECOND" ]; then
+		tc qdisc replace dev "$NET_SECOND" root netem limit 100000 delay ${SECOND_MS}ms
+		run "second device" second_device guard kept
+		run "second device control" second_device splice-received lost
+		tc qdisc del dev "$NET_SECOND" root
+	fi
 	net_netem local delay 50ms loss 1%
 	LATER=() LATER_PID=()
 	for mode in splice guard registered copy; do

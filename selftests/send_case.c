@@ -837,6 +837,7 @@ const struct send_case send_cases[] = {
 	{ "splice-at-once", "stream", stream, LOSES, PIN_GUARD_TX_SPLICE },
 	{ "copy-at-once", "stream", stream, 0, PIN_GUARD_TX_COPY },
 
+	{ "splice-received", "second", stream, ASKED, PIN_GUARD_TX_SPLICE, RECEIVED },
 	{ "retransmitted", "loss", retransmitted, ASKED, GUARD },
 
 	{ "mixed", "mixed", mixed, 0, GUARD },

@@ -74,6 +74,7 @@ void let_go(const struct send_case *c, unsigned char *p, size_t len);
 void end(bool loses);
 
 /* Those of send_data.c, and their parameters */
+enum { RECEIVED = 1 };
 enum { CORK = 1 };
 enum { FRAGMENTS = 1, BATCHED };
 enum { ANON, READ_ONLY, THP, HUGETLB, FILE_SHARED, ZERO_PAGE, AFTER_FORK, FORK_IN_FLIGHT };
