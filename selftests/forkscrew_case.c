@@ -296,22 +296,32 @@ static void touch(struct run *r, unsigned char mark, int mem_fd)
 static unsigned char expected_byte(const struct run *r, size_t offset, bool read_seen)
 {
 	if (r->data[offset] != NOT_READ)
-		return read_seen ? r->data[offset] : byte_before(offset);
-	return r->mark && r->extent[offset / PAGE] ? r->mark : byte_before(offset);
+		return read_seen ? r->data[offset] : content_before()[offset];
+	return r->mark && r->extent[offset >> PAGE_SHIFT] ? r->mark : content_before()[offset];
 }
 
-/* Compares the area; counts apart what the read should have filled and the rest. */
-static void look(const struct run *r, bool read_seen, struct sight *read, struct sight *rest)
+/* Of most pages; where it says no, only a look at each byte tells. */
+static bool page_is_right(const struct run *r, size_t page, bool read_seen)
+{
+	const unsigned char *expected = content_before();
+
+	if (r->extent[page / PAGE] == READ_PARTLY)
+		return false;
+	if (r->extent[page / PAGE] == READ_WHOLLY && read_seen)
+		expected = r->data;
+	return !memcmp(r->mem.base + page, expected + page, PAGE);
+}
+
+static void look_closer(const struct run *r, size_t page, bool read_seen, struct sight *read,
+			struct sight *rest)
 {
 	size_t i;
 
-	memset(read, 0, sizeof(*read));
-	memset(rest, 0, sizeof(*rest));
-	for (i = 0; i < r->mem.size; i++) {
+	for (i = page; i < page + PAGE; i++) {
 		unsigned char expected, came;
 		struct sight *s;
 
-		if (in_hole(&r->mem, i) || (r->data[i] == PAST_EOF && read_seen))
+		if (r->data[i] == PAST_EOF && read_seen)
 			continue;
 		expected = expected_byte(r, i, read_seen);
 		came = r->mem.base[i];
@@ -324,6 +334,18 @@ static void look(const struct run *r, bool read_seen, struct sight *read, struct
 			s->came = came;
 		}
 	}
+}
+
+/* Compares the area; counts apart what the read should have filled and the rest. */
+static void look(const struct run *r, bool read_seen, struct sight *read, struct sight *rest)
+{
+	size_t page;
+
+	memset(read, 0, sizeof(*read));
+	memset(rest, 0, sizeof(*rest));
+	for (page = 0; page < r->mem.size; page += PAGE)
+		if (!in_hole(&r->mem, page) && !page_is_right(r, page, read_seen))
+			look_closer(r, page, read_seen, read, rest);
 }
 
 static const char *origin(unsigned char b)
@@ -819,7 +841,7 @@ static bool fork_was_late(struct run *r)
 		size_t at = start - r->mem.base, len = r->mem.seg[i].iov_len, j;
 
 		for (j = 0; j < len; j += 512)
-			if ((unsigned char)start[j] != byte_before(at + j))
+			if ((unsigned char)start[j] != content_before()[at + j])
 				return true;
 	}
 	return false;

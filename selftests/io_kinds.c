@@ -23,7 +23,7 @@
 
 bool file_hole(size_t offset)
 {
-	return offset / PAGE % 4 == 1 || offset >> 16 & 1;
+	return (offset >> PAGE_SHIFT & 3) == 1 || offset >> 16 & 1;
 }
 
 unsigned char byte_of_target(const struct target *t, size_t offset)

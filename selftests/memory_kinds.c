@@ -20,7 +20,7 @@
 
 unsigned char byte_before(size_t offset)
 {
-	return 0x80 | ((offset / PAGE * 13 + offset) & 0x3f);
+	return 0x80 | (((offset >> PAGE_SHIFT) * 13 + offset) & 0x3f);
 }
 
 static void map_mmap(struct memory *m, int flags, int fd)
@@ -52,13 +52,9 @@ static void map_hugetlb(struct memory *m)
 
 static void map_file(struct memory *m)
 {
-	unsigned char content[4 * PAGE];
 	int fd = memfd_create("forkscrew", 0);
-	size_t i;
 
-	for (i = 0; i < sizeof(content); i++)
-		content[i] = byte_before(i);
-	if (fd < 0 || write(fd, content, m->size) != (ssize_t)m->size)
+	if (fd < 0 || write(fd, content_before(), m->size) != (ssize_t)m->size)
 		skip("memfd: %s", strerror(errno));
 	map_mmap(m, MAP_PRIVATE, fd);
 	close(fd);
@@ -132,13 +128,17 @@ const struct memory_kind mem_hugetlb_small = { HUGE("hugetlb_small", 1, map_huge
 const unsigned char *content_before(void)
 {
 	static unsigned char *content;
-	size_t i;
+	size_t page, i;
 
 	if (content)
 		return content;
 	content = malloc(HUGE_SIZE);
-	for (i = 0; i < HUGE_SIZE; i++)
-		content[i] = byte_before(i);
+	for (page = 0; page < HUGE_SIZE; page += PAGE) {
+		unsigned char *at = content + page, first = byte_before(page);
+
+		for (i = 0; i < PAGE; i++)
+			at[i] = 0x80 | ((first + i) & 0x3f);
+	}
 	return content;
 }
 
