@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state to look at, in debugfs `pin_guard/`, besides `targets`, which has a line for each hook.
+//! The files `counters` and `windows` in debugfs `pin_guard/`. The third file, `targets`, is in
+//! `hook/mod.rs`.
 
 use crate::{hook, send, window};
 use kernel::{
@@ -28,7 +29,7 @@ pub(crate) struct Debugfs {
 }
 
 impl Debugfs {
-    /// The files of `dir`, which is called `name`.
+    /// Creates the files in the directory `dir`, which has the name `name`.
     pub(crate) fn new<'a>(dir: &'a Dir, name: &'static CStr) -> impl PinInit<Self> + 'a {
         pin_init!(Self {
             counters <- dir.read_only_file(c"counters", Counters),

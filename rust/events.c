@@ -6,14 +6,14 @@
 #include "events.h"
 #include "helpers.h"
 
-/* The bindings of the kernel crate do not know our tracepoints: one function each. */
+/* For Rust: the bindings of the kernel crate do not have the tracepoints of this module. */
 
 void pin_guard_trace_window_open(const void *mm, unsigned long start, unsigned long end)
 {
 	trace_pin_guard_window_open(mm, start, end);
 }
 
-/* @opened in jiffies. */
+/* @opened: the time at which the window opened, in jiffies */
 void pin_guard_trace_window_close(const void *mm, unsigned long start, unsigned long end,
 				  unsigned long opened)
 {

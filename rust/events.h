@@ -7,7 +7,7 @@
 
 #include <linux/tracepoint.h>
 
-/* I/O into [start, end) of mm begins. */
+/* A window opens on [start, end) of mm. */
 TRACE_EVENT(pin_guard_window_open,
 	TP_PROTO(const void *mm, unsigned long start, unsigned long end),
 	TP_ARGS(mm, start, end),
@@ -24,7 +24,7 @@ TRACE_EVENT(pin_guard_window_open,
 	TP_printk("mm=%p range=%lx-%lx", __entry->mm, __entry->start, __entry->end)
 );
 
-/* I/O into [start, end) of mm is complete; its age goes by ticks. */
+/* The window on [start, end) of mm closes. Its age has the resolution of jiffies. */
 TRACE_EVENT(pin_guard_window_close,
 	TP_PROTO(const void *mm, unsigned long start, unsigned long end, unsigned int age_ms),
 	TP_ARGS(mm, start, end, age_ms),
@@ -44,7 +44,10 @@ TRACE_EVENT(pin_guard_window_close,
 		  __entry->mm, __entry->start, __entry->end, __entry->age_ms)
 );
 
-/* A fork copied the VMA [start, end) with pages of its windows pinned; ns is the whole copy. */
+/*
+ * A fork copied the VMA [start, end) with pages of its windows pinned. ns is the time that it took
+ * to pin the pages, to copy the VMA, and to unpin the pages.
+ */
 TRACE_EVENT(pin_guard_fork,
 	TP_PROTO(unsigned long start, unsigned long end, unsigned long pages, u64 ns),
 	TP_ARGS(start, end, pages, ns),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The functions of `helpers.c` and `events.c`, and what the kernel's bindings leave out.
+//! The C functions of this module, and kernel functions that the kernel's bindings leave out.
 
 // As in the bindings: some C structs are empty in some configurations.
 #![allow(improper_ctypes)]
@@ -10,7 +10,7 @@ use kernel::error::Error;
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use kernel::sync::atomic::Atomic;
 
-/// An error that `kernel::error::code` has no name for.
+/// Returns the error for a positive `errno` that has no name in `kernel::error::code`.
 pub(crate) fn error(errno: u32) -> Error {
     Error::from_errno(-(errno as c_int))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What Rust cannot reach in the C API: inline functions and macros, one function each, and the
- * stand-ins that the redirection of a function needs. Declared in ffi.rs.
+ * Functions that wrap the inline functions and macros of the C API, one each, because Rust cannot
+ * call these; and the stand-ins, which redirection needs. ffi.rs declares all of them.
  */
 
 #include <linux/export.h>
@@ -22,9 +22,9 @@
 
 #include "helpers.h"
 
-/* The ftrace callbacks run these: keep the function tracer out. */
+/* notrace: the ftrace callbacks call these functions. */
 
-/* With a constant index they are a load. */
+/* With a constant index, ftrace_regs_get_argument() is one load. */
 notrace unsigned long pin_guard_ftrace_regs_get_argument0(struct ftrace_regs *fregs)
 {
 	return ftrace_regs_get_argument(fregs, 0);
@@ -54,14 +54,15 @@ notrace unsigned long pin_guard_chain_of(const struct mm_struct *mm)
 }
 
 /*
- * The callback of copy_page_range(), which a fork pays for each VMA. In C, as it makes no call that way.
+ * The ftrace callback of copy_page_range(), which a fork runs for each VMA. It is in C because in
+ * Rust it would have to call helpers, even if the mm has no windows.
  */
 notrace void pin_guard_copy_page_range_enter(unsigned long ip, unsigned long parent_ip,
 					     struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
 	struct vm_area_struct *src = (void *)ftrace_regs_get_argument(fregs, 1);
 
-	/* F2 of the proof in window/mod.rs; an empty chain is the answer of F3. */
+	/* F2 of the proof in window/mod.rs. If the hash chain is empty, F3 finds no window. */
 	smp_mb();
 	if (unlikely(READ_ONCE(pin_guard_chain[hash_ptr(src->vm_mm, PIN_GUARD_CHAIN_BITS)])))
 		pin_guard_copy_page_range_look(ip, parent_ip, ops, fregs);
@@ -75,13 +76,13 @@ notrace bool pin_guard_user_backed_iter(const struct iov_iter *iter)
 const int pin_guard_IOCB_NOWAIT = IOCB_NOWAIT;
 const unsigned int pin_guard_UFFDIO_MOVE = UFFDIO_MOVE;
 
-/* Names this call to memory allocation profiling. */
+/* Memory allocation profiling counts the objects for this line: kmem_cache_alloc() is a macro. */
 void *pin_guard_kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
 {
 	return kmem_cache_alloc(cache, flags);
 }
 
-/* kallsyms_lookup_name() is not exported; a probe that is never armed finds a symbol, too. */
+/* kallsyms_lookup_name() is not exported. The probe finds the symbol, and is never armed. */
 int pin_guard_lookup(const char *name, unsigned long *addr)
 {
 	struct kprobe probe = { .symbol_name = name, .flags = KPROBE_FLAG_DISABLED };
@@ -113,7 +114,7 @@ bool pin_guard_userfaultfd_rwp(struct vm_area_struct *vma)
 #endif
 }
 
-/* Returns what was set. */
+/* Returns the flags that it has cleared. */
 unsigned long pin_guard_vm_access_clear(struct vm_area_struct *vma)
 {
 	unsigned long flags = vma->vm_flags & VM_ACCESS_FLAGS;
@@ -156,7 +157,7 @@ struct folio *pin_guard_page_folio(struct page *page)
 {
 	return page_folio(page);
 }
-/* The crate's inline functions end up in its users. */
+/* Inline functions of the crate call this, and these are compiled into drivers. */
 EXPORT_SYMBOL_GPL(pin_guard_page_folio);
 
 struct page *pin_guard_folio_end(struct folio *folio)
@@ -164,13 +165,16 @@ struct page *pin_guard_folio_end(struct folio *folio)
 	return folio_page(folio, folio_nr_pages(folio));
 }
 
-/* How many pages @run touches. */
+/* Returns the number of pages that @run touches. */
 static long run_pages(const struct bio_vec *run)
 {
 	return (run->bv_offset + (size_t)run->bv_len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
-/* As gup_put_folio() in mm/gup.c, without the statistics, and without __folio_put() for the last. */
+/*
+ * Like gup_put_folio() in mm/gup.c, but does not count the statistics. Returns true if it has
+ * dropped the last reference: the caller then calls __folio_put().
+ */
 static __always_inline bool unpin_and_test(struct folio *folio, long refs)
 {
 	if (folio_has_pincount(folio))
@@ -180,7 +184,11 @@ static __always_inline bool unpin_and_test(struct folio *folio, long refs)
 	return folio_ref_sub_and_test(folio, refs);
 }
 
-/* What pin_guard_unpin() leaves: it has released @released pages of @pgdat, and all but @folio is in order. */
+/*
+ * The slow path of pin_guard_unpin(), which has released @released pages of @pgdat without counting
+ * them. If @folio is not NULL, it has also dropped the last reference on @folio. Frees @folio, and
+ * releases the runs from @runs to @end, which may need any of the rare cases.
+ */
 static noinline void unpin_others(const struct bio_vec *runs, const struct bio_vec *end, bool dirty,
 				  struct pglist_data *pgdat, long released, struct folio *folio)
 {
@@ -207,12 +215,13 @@ static noinline void unpin_others(const struct bio_vec *runs, const struct bio_v
 }
 
 /*
- * Releases the pins of @runs, each within a folio, as unpin_user_folio() does for each of them, but with one
- * call of mod_node_page_state() for all of a node: that is a third of what a page costs. In C, as all of it
- * but the loop is inline functions. The loop makes no call, so it needs no frame.
+ * Releases the pins of @runs, each of which is within one folio, as unpin_user_folio() would run by
+ * run. But this calls mod_node_page_state(), which is a third of the cost of a page, only once for
+ * consecutive runs of the same node. It is in C because all but the loop is inline functions. The
+ * loop makes no call, so it needs no stack frame.
  *
- * @count: not zero
- * @dirty: dirty the folios first, which has to be right without their locks
+ * @count: number of runs, not zero
+ * @dirty: dirty the folios first; the folios must be such that this needs no folio lock
  */
 void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty)
 {
@@ -240,7 +249,7 @@ void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty)
 	} while (runs != end);
 	mod_node_page_state(pgdat, NR_FOLL_PIN_RELEASED, released);
 }
-/* It is called where a guard is dropped, which may be in another module. */
+/* The drop of a guard calls this, and may be compiled into a driver. */
 EXPORT_SYMBOL_GPL(pin_guard_unpin);
 
 u16 pin_guard_sk_family(const struct sock *sk)
@@ -258,7 +267,10 @@ bool pin_guard_sock_support_zc(const struct socket *sock)
 	return test_bit(SOCK_SUPPORT_ZC, &sock->flags);
 }
 
-/* Of this connection, or of any in its namespace once it meets a black hole. */
+/*
+ * Returns true if the connection probes, or if the sysctl allows it to begin when it detects an
+ * ICMP black hole.
+ */
 bool pin_guard_tcp_mtu_probing(const struct sock *sk)
 {
 	return inet_csk(sk)->icsk_mtup.enabled ||
@@ -318,8 +330,9 @@ void pin_guard_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *ubuf)
 #endif
 
 /*
- * The stand-ins: a call of one runs the redirected function from behind its ftrace hook (see
- * redirect.rs). Their own bodies run only if that is broken, and then refuse.
+ * The stand-ins. ftrace sends a call of the stand-in pin_guard_NAME() into NAME(), behind the
+ * ftrace call site of NAME() (see hook/redirect.rs). The body of a stand-in runs only if ftrace
+ * fails to do so. It then emits a warning, and returns a value that loses no data.
  */
 
 noinline int pin_guard_copy_page_range(struct vm_area_struct *dst_vma,
@@ -350,7 +363,7 @@ noinline bool pin_guard_swap_cache_has_folio(swp_entry_t entry)
 	return true;
 }
 
-/* These two differ, or the compiler makes them one. */
+/* The bodies of these two differ, because the compiler may merge functions that are equal. */
 
 noinline ssize_t pin_guard_nfs_file_read(struct kiocb *iocb, struct iov_iter *to)
 {

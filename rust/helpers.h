@@ -26,7 +26,7 @@ unsigned long pin_guard_ftrace_regs_get_argument1(struct ftrace_regs *fregs);
 unsigned long pin_guard_ftrace_regs_get_argument(struct ftrace_regs *fregs, unsigned int n);
 void pin_guard_ftrace_regs_set_instruction_pointer(struct ftrace_regs *fregs, unsigned long ip);
 
-/* The first MmWindows of each chain, see window/mm.rs; the number is known there, too. */
+/* The first MmWindows of each hash chain. window/mm.rs repeats the number. */
 #define PIN_GUARD_CHAIN_BITS	8
 extern void *pin_guard_chain[1 << PIN_GUARD_CHAIN_BITS];
 unsigned long pin_guard_chain_of(const struct mm_struct *mm);
@@ -65,13 +65,13 @@ struct interval_tree_node *pin_guard_interval_iter_next(struct interval_tree_nod
 struct mm_struct *pin_guard_what_moves(const void *pmc, unsigned long *start, unsigned long *end,
 				       unsigned long *to);
 
-/* page_table.c; the values are known to hook/present.rs, too. */
+/* page_table.c; hook/present.rs repeats the values. */
 enum pin_guard_entry {
 	PIN_GUARD_ABSENT,
-	PIN_GUARD_PRESENT,	/* a page that a device may have */
-	PIN_GUARD_SHARED,	/* an anonymous page that belongs to others as well */
+	PIN_GUARD_PRESENT,	/* a page to which a device may be writing */
+	PIN_GUARD_SHARED,	/* an anonymous page that is not exclusive to the mm */
 	PIN_GUARD_SWAP,
-	PIN_GUARD_ELSEWHERE,	/* under migration, or with a device alone */
+	PIN_GUARD_ELSEWHERE,	/* under migration, or exclusive to a device */
 };
 unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
 			      unsigned long *swap);

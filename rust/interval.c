@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The kernel's interval tree, made anew: not every kernel has CONFIG_INTERVAL_TREE, which nobody can
- * choose. Not traced: an ftrace callback looks things up in it.
+ * An interval tree like that of lib/interval_tree.c, which a kernel has only with
+ * CONFIG_INTERVAL_TREE; the user cannot select that option. notrace, because an ftrace callback
+ * searches the tree.
  */
 
 #include <linux/interval_tree_generic.h>

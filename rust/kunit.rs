@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the KUnit tests stand on: pages that belong to a test, and user memory that is made of
-//! them.
+//! Helpers of the KUnit tests: pages that belong to a test, and user memory that maps such pages.
 //!
-//! Each test runs in a kernel thread of its own, which has no user memory before it asks for some, and
-//! takes that with it when it ends.
+//! Each test runs in a kernel thread of its own. The thread has no user memory until the test asks
+//! for it, and releases that memory when it ends.
 
 use crate::ffi::*;
 use core::ptr;
@@ -22,11 +21,12 @@ const MAP_PRIVATE_ANONYMOUS: usize = 0x02 | 0x20;
 
 pub(crate) type Page = *mut bindings::page;
 
-/// Physically contiguous pages, freed when the last user of each is gone.
+/// Physically contiguous pages. A page is freed when the last reference on it is dropped.
 ///
 /// # Invariants
 ///
-/// The `1 << order` pages from `first` on are held: one folio by one reference, or each a folio with one.
+/// This value owns the `1 << order` pages from `first` on: one reference on the one folio, or one
+/// reference on each of the folios of one page.
 pub(crate) struct Pages {
     first: Page,
     order: u32,
@@ -38,14 +38,14 @@ impl Pages {
         Self::new(order, true)
     }
 
-    /// Folios of one page, next to each other all the same.
+    /// Allocates folios of one page each, which are physically contiguous all the same.
     pub(crate) fn folios(order: u32) -> Result<Self> {
         Self::new(order, false)
     }
 
     fn new(order: u32, one_folio: bool) -> Result<Self> {
         let compound = u32::from(one_folio) << bindings::___GFP_COMP_BIT;
-        // SAFETY: Any flags and order will do.
+        // SAFETY: Any flags and any order are valid.
         let first = unsafe {
             bindings::alloc_pages(
                 bindings::GFP_KERNEL | bindings::__GFP_ZERO | compound,
@@ -56,10 +56,11 @@ impl Pages {
             return Err(ENOMEM);
         }
         if !one_folio {
-            // SAFETY: The pages are ours alone, and not compound.
+            // SAFETY: Nobody else has the pages yet, and they are not compound.
             unsafe { bindings::split_page(first, order) };
         }
-        // INVARIANT: As the allocator has it.
+        // INVARIANT: The allocator has returned one reference, and `split_page()` one for each
+        // page.
         Ok(Self {
             first,
             order,
@@ -75,15 +76,15 @@ impl Pages {
         (0..1 << self.order).map(|n| self.at(n))
     }
 
-    /// How many references the folio of page `n` has. A pin counts as one where the folio is large, else as
-    /// 1024 (GUP_PIN_COUNTING_BIAS).
+    /// Returns the reference count of the folio of page `n`. A pin counts as 1 if the folio is
+    /// large, else as 1024 (GUP_PIN_COUNTING_BIAS).
     pub(crate) fn references(&self, n: usize) -> usize {
         let head = if self.one_folio {
             self.first
         } else {
             self.at(n)
         };
-        // SAFETY: The page is held; others may count, too.
+        // SAFETY: `self` holds the page. Others may change the count at any time.
         unsafe { (&raw const (*head)._refcount.counter).read_volatile() as usize }
     }
 }
@@ -102,14 +103,14 @@ impl Drop for Pages {
     }
 }
 
-/// Has the thread of the test have an mm, and returns it.
+/// Gives the thread of the test an mm, if it has none, and returns the mm.
 pub(crate) fn mm() -> Result<*mut bindings::mm_struct> {
-    // SAFETY: This is a thread of a test.
+    // SAFETY: The current thread is that of a test.
     to_result(unsafe { bindings::kunit_attach_mm() })?;
     Ok(kernel::current!().mm().ok_or(EFAULT)?.as_raw())
 }
 
-/// New anonymous memory of `pages` pages: its address.
+/// Maps `pages` pages of anonymous memory, and returns the address.
 pub(crate) fn anonymous(pages: usize) -> Result<usize> {
     // SAFETY: This is the thread of the current test.
     let addr = unsafe {
@@ -123,24 +124,25 @@ pub(crate) fn anonymous(pages: usize) -> Result<usize> {
             0,
         )
     };
-    // An error is among the last addresses.
+    // An errno is one of the last addresses.
     if addr == 0 || addr as isize <= 0 {
         return Err(ENOMEM);
     }
     Ok(addr)
 }
 
-/// New memory that is made of `pages`, in this order, each any number of times: its address.
+/// Maps `pages` in this order, each any number of times, and returns the address.
 pub(crate) fn map(pages: &[Page]) -> Result<usize> {
     let addr = anonymous(pages.len())?;
     let mm = mm()?;
-    // SAFETY: The mm is that of this thread, which holds no lock of it.
+    // SAFETY: The mm is that of this thread, which does not hold the mmap lock.
     unsafe { pin_guard_mmap_write_lock(mm) };
     let result = (|| {
-        // SAFETY: The mm is locked.
+        // SAFETY: The mmap lock is held.
         let vma = unsafe { bindings::find_vma(mm, addr) };
         for (i, &page) in pages.iter().enumerate() {
-            // SAFETY: The VMA was made for that; each page is held by the test, and gets a reference.
+            // SAFETY: The VMA was made for these pages. The test holds each page, and the mapping
+            // takes a reference of its own.
             to_result(unsafe { bindings::vm_insert_page(vma, addr + i * PAGE_SIZE, page) })?;
         }
         Ok(())
@@ -150,13 +152,13 @@ pub(crate) fn map(pages: &[Page]) -> Result<usize> {
     result.map(|()| addr)
 }
 
-/// Takes `pages` pages away from `addr` on.
+/// Unmaps `pages` pages from `addr` on.
 pub(crate) fn unmap(addr: usize, pages: usize) -> Result {
-    // SAFETY: The memory is that of the test, and nobody else's.
+    // SAFETY: Only the test uses this memory.
     to_result(unsafe { bindings::vm_munmap(addr, pages << PAGE_SHIFT) })
 }
 
-/// Whether `condition` holds in time: for what a workqueue does.
+/// Returns whether `condition` becomes true within 30 s: for work that a workqueue does.
 pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
     for _ in 0..3000 {
         if condition() {

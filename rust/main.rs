@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! pin_guard keeps the pages that a device works on with the process that owns them, whatever the
-//! process forks.
+//! pin_guard makes sure that a process keeps the pages on which a device works, even if the process
+//! forks.
 //!
-//! A fork write-protects the pages of the parent. If a kernel path holds a page by a plain
+//! A fork write-protects the pages of the parent. If a kernel path holds a page only by a plain
 //! reference (FOLL_GET) while a device writes to it, the parent's next write to that page gives the
-//! parent a *new* page, and the data of the device is lost with the old one. If the page is pinned
-//! (FOLL_PIN), the fork copies it for the child at once, and the parent keeps it.
+//! parent a *new* page. The data of the device stays in the old page and is lost. If the page is
+//! pinned (FOLL_PIN), the fork copies it for the child at once, and the parent keeps it.
 //!
 //! - [`PinGuard`] owns pinned user pages, for drivers in Rust.
 //! - [`Window`] protects pages that other code holds by plain references. It marks user memory that
@@ -25,8 +25,8 @@
 //! is a kernel function whose calls the module redirects; a *chain* is a list of sends that share
 //! skbs and so complete together.
 
-// For `rustdoc --test`, which does not take kbuild's -Zcrate-attr=no_std, and with no_std compiles
-// an example as the items of a crate, not as the body of a main().
+// For `rustdoc --test`. It does not get kbuild's -Zcrate-attr=no_std. With no_std it compiles an
+// example as the items of a crate, not as the body of a main().
 #![cfg_attr(doctest, no_std)]
 #![doc(test(attr(no_std, no_main, allow(unused))))]
 
@@ -46,7 +46,7 @@ mod send;
 mod version;
 mod window;
 
-// Its examples are indented by four columns, which makes them Rust code in Markdown, too.
+// The examples of api.rst are indented by four columns, so they are Rust code in Markdown, too.
 #[cfg(doctest)]
 #[doc = include_str!("../Documentation/api.rst")]
 mod api_rst {}
@@ -80,8 +80,9 @@ module! {
     },
 }
 
-/// The fields drop in this order: what user space sees, the redirections, then the wait for the
-/// last caller, and what that had used.
+/// The fields drop in this order. The debugfs files and the redirections go first. Then [`Quiesce`]
+/// waits for the last call that still runs in this module. The caches and the registry, which such
+/// a call may use, go last.
 #[pin_data]
 struct Module {
     #[pin]
@@ -98,9 +99,10 @@ impl InPlaceModule for Module {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let dir = kernel::debugfs::Dir::new(c"pin_guard");
         try_pin_init!(Self {
-            // SAFETY: Nothing of the module has run before, and nothing does when it is dropped.
+            // SAFETY: Nothing has opened or looked for a window before this, and nothing does so
+            // when the registry drops.
             _registry: unsafe { Registry::new() }?,
-            // SAFETY: As above: who has a guard has a reference on the module.
+            // SAFETY: As above. Whoever owns a guard holds a reference on the module.
             _runs: unsafe { pin::CACHE.create() }?,
             // SAFETY: As above.
             _reads: unsafe { hook::READS.create() }?,

@@ -64,14 +64,14 @@ pub struct ModuleRef(&'static ThisModule);
 impl ModuleRef {
     /// Takes a reference on `module`. Returns `None` if the module is being unloaded. Any context.
     pub fn try_get(module: &'static ThisModule) -> Option<Self> {
-        // SAFETY: The module is valid by the type's invariants.
-        // INVARIANT: If it returns true, it has taken a reference.
+        // SAFETY: The module is valid by the type invariants of `ThisModule`.
+        // INVARIANT: If `try_module_get()` returns true, it has taken a reference.
         unsafe { bindings::try_module_get(module.as_ptr()) }.then(|| Self(module))
     }
 
-    /// Takes a reference on this module on behalf of one that uses it, and so keeps it loaded.
+    /// Takes a reference on this module. The caller already keeps the module loaded.
     pub(crate) fn for_client() -> Self {
-        // SAFETY: `THIS_MODULE` is this module, and in use.
+        // SAFETY: This is this module, which the caller keeps loaded.
         unsafe { bindings::__module_get(this_module!().as_ptr()) };
         // INVARIANT: The reference was taken just now.
         Self(this_module!())
@@ -81,7 +81,7 @@ impl ModuleRef {
     ///
     /// # Safety
     ///
-    /// Somebody took the reference and left it to the caller.
+    /// A reference on this module must have been taken for the caller.
     pub(crate) unsafe fn adopt() -> Self {
         // INVARIANT: By the safety requirements.
         Self(this_module!())
@@ -90,7 +90,7 @@ impl ModuleRef {
 
 impl Clone for ModuleRef {
     fn clone(&self) -> Self {
-        // SAFETY: `self` holds a reference, so there is one to add to.
+        // SAFETY: `self` owns a reference, so the module is loaded and stays so.
         unsafe { bindings::__module_get(self.0.as_ptr()) };
         // INVARIANT: The reference was taken just now.
         Self(self.0)
@@ -108,7 +108,7 @@ impl Drop for ModuleRef {
 /// still runs after the last reference has gone.
 ///
 /// That code is the few instructions from the drop of the reference to the return from the module.
-/// They do not sleep: in a task `synchronize_rcu_tasks()` waits for them, in a softirq
+/// They do not sleep. In a task `synchronize_rcu_tasks()` waits for them, in a softirq
 /// `synchronize_rcu()`.
 ///
 /// The drop sleeps, for tens of milliseconds. See [`ModuleRef`] for an example.
@@ -119,7 +119,7 @@ pub struct Quiesce;
 
 impl Drop for Quiesce {
     fn drop(&mut self) {
-        // SAFETY: Dropped by a module's exit or failed init, which may sleep.
+        // SAFETY: The exit or the failed init of a module drops this value, and may sleep.
         unsafe {
             bindings::synchronize_rcu_tasks();
             bindings::synchronize_rcu();

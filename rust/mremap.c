@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What mremap() passes to the function that hook/remap.rs redirects: a structure of mm/ alone.
+ * Reads the argument of move_page_tables(), which hook/remap.rs redirects. The type of the argument
+ * is private to mm/.
  */
 
 #include "internal.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a page table has for an address: all of it is macros and inline functions, which Rust cannot
- * reach. Used by hook/present.rs.
+ * Reads the page table entry of an address, for hook/present.rs. It is in C because it consists of
+ * macros and inline functions, which Rust cannot call.
  */
 
 #include <linux/hugetlb.h>
@@ -21,7 +21,7 @@ static int leaf_kind(softleaf_t leaf, unsigned long *swap)
 	return PIN_GUARD_ABSENT;
 }
 
-/* Under the lock of the entry: nobody takes the page from it meanwhile. */
+/* The caller holds the lock of the entry, so the page stays there. */
 static int page_kind(struct page *page)
 {
 	return PageAnon(page) && !PageAnonExclusive(page) ? PIN_GUARD_SHARED : PIN_GUARD_PRESENT;
@@ -48,21 +48,24 @@ static int pte_kind(pte_t pte, unsigned long *swap)
 	return pte_special(pte) ? PIN_GUARD_PRESENT : page_kind(pte_page(pte));
 }
 
-/* The lock of a hugetlb page's entry, or that of any other. */
+/* Returns the lock of @entry: @other, unless @vma is hugetlb. */
 static spinlock_t *lock_of(struct vm_area_struct *vma, void *entry, spinlock_t *other)
 {
 	return is_vm_hugetlb_page(vma) ? huge_pte_lockptr(hstate_vma(vma), vma->vm_mm, entry) : other;
 }
 
 /*
- * What is at @addr, of enum pin_guard_entry, and, if it is in *@swap, the swap entry. Returns how many
- * bytes around @addr that holds for.
+ * Stores the state of the page at @addr, of enum pin_guard_entry, in *@kind, and for
+ * PIN_GUARD_SWAP the swap entry in *@swap. Returns the size, in bytes, of the naturally aligned
+ * range around @addr for which the state holds.
  *
- * The mmap lock is held for write, and so is @vma's: no table comes or goes. An entry can be none for a
- * moment under its lock, in a migration or while a THP is discarded.
+ * The caller holds the mmap lock and the lock of @vma for write, so no table comes or goes. This
+ * takes the lock of the entry, because a migration, or code that discards a THP, holds that lock
+ * while it clears the entry for a moment.
  *
- * Of contiguous entries (arm64: mTHP; hugetlb pages of 64 KiB, 2 MiB, 32 MiB) each one names its own page
- * and has the same lock as the first (see huge_pte_lockptr()), so it is looked at as any other.
+ * Each of several contiguous entries (arm64: mTHP; hugetlb pages of 64 KiB, 2 MiB, 32 MiB) has its
+ * own page, and the same lock as the first one (see huge_pte_lockptr()), so contiguous entries need
+ * no code of their own.
  */
 unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
 			      unsigned long *swap)
@@ -99,7 +102,7 @@ unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, in
 		if (!pmd_present(pmdval) || pmd_leaf(pmdval))
 			*kind = pmd_kind(pmdval, swap);
 		spin_unlock(ptl);
-		/* It may have been split. */
+		/* Otherwise it has been split since, and points to a table. */
 		if (!pmd_present(pmdval) || pmd_leaf(pmdval))
 			return PMD_SIZE;
 	}

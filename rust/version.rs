@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What differs between the kernels that are supported. Kbuild says `linux_7_3` from 7.3 on.
+//! Differences between the supported kernels. Kbuild sets `linux_7_3` from 7.3 on.
 
 use kernel::{prelude::*, sync::barrier};
 
-/// Returns the `&'static ThisModule` of the crate that invokes it, on each kernel that is
-/// supported.
+/// Returns the `&'static ThisModule` of the crate that invokes the macro, on each supported kernel.
 ///
-/// The root of that crate has the `module!`. See [`ModuleRef`](crate::ModuleRef) for an example.
+/// The root of that crate must have the `module!`. See [`ModuleRef`](crate::ModuleRef) for an
+/// example.
 ///
 /// C: [`THIS_MODULE`](srctree/include/linux/init.h)
 #[cfg(linux_7_3)]
@@ -19,10 +19,10 @@ macro_rules! this_module {
     };
 }
 
-/// Returns the `&'static ThisModule` of the crate that invokes it, on each kernel that is
-/// supported.
+/// Returns the `&'static ThisModule` of the crate that invokes the macro, on each supported kernel.
 ///
-/// The root of that crate has the `module!`. See [`ModuleRef`](crate::ModuleRef) for an example.
+/// The root of that crate must have the `module!`. See [`ModuleRef`](crate::ModuleRef) for an
+/// example.
 ///
 /// C: [`THIS_MODULE`](srctree/include/linux/init.h)
 #[cfg(not(linux_7_3))]
@@ -34,7 +34,7 @@ macro_rules! this_module {
     };
 }
 
-/// A full barrier between CPUs.
+/// A full memory barrier between CPUs.
 pub(crate) fn smp_mb() {
     #[cfg(linux_7_3)]
     barrier::smp_mb(barrier::Full);
@@ -42,11 +42,11 @@ pub(crate) fn smp_mb() {
     barrier::smp_mb();
 }
 
-/// Initialises what is at `slot`.
+/// Initialises the value at `slot`.
 ///
 /// # Safety
 ///
-/// `slot` is valid for a write, and pinned.
+/// `slot` must be valid for a write, and pinned.
 pub(crate) unsafe fn init_at<T>(slot: *mut T, init: impl PinInit<T>) {
     // SAFETY: By the safety requirements.
     #[cfg(linux_7_3)]
