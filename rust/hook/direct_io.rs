@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The direct I/O watch: opens windows around the O_DIRECT reads of file systems that hold user pages
-//! by plain references (FOLL_GET).
+//! The direct I/O watch: opens windows around the O_DIRECT reads of file systems that hold user
+//! pages by plain references (FOLL_GET).
 //!
-//! It stands in front of their `read_iter` methods: `nfs_file_read()` (`fs/nfs/file.c`) and
-//! `ceph_read_iter()` (`fs/ceph/file.c`). The window closes when the data is there: on return for a
-//! synchronous call, in the completion for an asynchronous one, which gets a shadow kiocb (as in
-//! `fs/backing-file.c`). Writes need no window: whoever writes to the page next gets a new one, and the old
-//! one stays as write() was given it (but for private hugetlb memory, see Documentation/administration.rst).
+//! The watch runs instead of their `read_iter` methods, `nfs_file_read()` (`fs/nfs/file.c`) and
+//! `ceph_read_iter()` (`fs/ceph/file.c`). It closes the window when the data has arrived: on return
+//! for a synchronous call, in the completion for an asynchronous one, which gets a shadow kiocb (as
+//! in `fs/backing-file.c`). Writes need no window: whoever writes to the page next gets a new page,
+//! and the old page still holds the data that write() was given (private hugetlb memory is
+//! different, see Documentation/administration.rst).
 
 use super::redirect::{replace, Args, Original, Replace};
 use crate::{
@@ -36,7 +37,7 @@ macro_rules! read_iter {
 
             /// # Safety
             ///
-            /// The arguments are those of a `read_iter` method.
+            /// The arguments must be those of a `read_iter` method.
             unsafe fn call(
                 original: &Original<Self>,
                 iocb: *mut bindings::kiocb,
@@ -52,7 +53,8 @@ macro_rules! read_iter {
 read_iter! {
     /// `ssize_t nfs_file_read(struct kiocb *iocb, struct iov_iter *to)`
     ///
-    /// Kernels with `nfs_release_request_list()` pin the pages of direct reads.
+    /// NFS has `nfs_release_request_list()` in those kernels in which it pins the pages of direct
+    /// reads.
     NfsFileRead: c"nfs_file_read" in c"nfs" unless c"nfs_release_request_list", by pin_guard_nfs_file_read;
     /// `ssize_t ceph_read_iter(struct kiocb *iocb, struct iov_iter *to)`
     CephReadIter: c"ceph_read_iter" in c"ceph", by pin_guard_ceph_read_iter;
@@ -60,12 +62,12 @@ read_iter! {
 
 type ReadIter = unsafe extern "C" fn(*mut bindings::kiocb, *mut bindings::iov_iter) -> c_long;
 
-/// Whether the read goes from a device to user pages that the file system will look up. io_uring's
-/// fixed buffers are not user-backed: they are pinned already.
+/// Returns whether the read is direct, and to user pages that the file system will look up.
+/// io_uring's fixed buffers are not user-backed: io_uring has pinned them.
 ///
 /// # Safety
 ///
-/// The arguments are those of a `read_iter` method.
+/// The arguments must be those of a `read_iter` method.
 unsafe fn is_direct_user_read(iocb: *const bindings::kiocb, to: *const bindings::iov_iter) -> bool {
     // SAFETY: By the safety requirements.
     unsafe {
@@ -75,9 +77,9 @@ unsafe fn is_direct_user_read(iocb: *const bindings::kiocb, to: *const bindings:
     }
 }
 
-/// An asynchronous read under way.
+/// An asynchronous read in flight.
 ///
-/// `iocb` is first: the completion is given its address.
+/// `iocb` is first, because the completion gets the address of `iocb`.
 #[repr(C)]
 struct Read {
     iocb: bindings::kiocb,
@@ -88,7 +90,7 @@ struct Read {
 
 pub(crate) static READS: Cache = Cache::new::<Read>(c"pin_guard_read");
 
-// SAFETY: It is for this type.
+// SAFETY: The cache is for this type.
 unsafe impl Cached for Read {
     fn cache() -> &'static Cache {
         &READS
@@ -99,13 +101,14 @@ unsafe impl Cached for Read {
 ///
 /// # Safety
 ///
-/// The arguments are those of a `read_iter` method; [`is_direct_user_read`] is true of them.
+/// The arguments must be those of a `read_iter` method, and [`is_direct_user_read`] must be true of
+/// them.
 unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
     original: &Original<T>,
     iocb: *mut bindings::kiocb,
     to: *mut bindings::iov_iter,
 ) -> c_long {
-    // SAFETY: The caller's requirements are ours.
+    // SAFETY: By the safety requirements.
     let may_wait = unsafe { (*iocb).ki_flags & pin_guard_IOCB_NOWAIT } == 0;
     // SAFETY: `to` is valid, user-backed and not empty, as `is_direct_user_read` is true of it.
     let window = match unsafe { Window::open_iter(to, may_wait) } {
@@ -115,13 +118,13 @@ unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
 
     // SAFETY: As above.
     if unsafe { (*iocb).ki_complete }.is_none() {
-        // SAFETY: The arguments are the target's.
+        // SAFETY: The target gets its own arguments.
         let ret = unsafe { (original.function())(iocb, to) };
         drop(window);
         return ret;
     }
 
-    // SAFETY: A kiocb is plain data, and valid.
+    // SAFETY: `iocb` is valid, and a kiocb is plain data.
     let mut shadow = unsafe { iocb.read() };
     shadow.ki_complete = Some(complete);
     let read = CachedBox::new(
@@ -129,7 +132,7 @@ unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
             iocb: shadow,
             original: iocb,
             window,
-            // It can complete while the method is still on its way out: a reference of its own.
+            // The read can be complete before the method returns, so it has a reference of its own.
             module: original.module(),
         },
         window::flags(may_wait),
@@ -141,10 +144,10 @@ unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
     // SAFETY: The shadow is a valid kiocb of the same file.
     let ret = unsafe { (original.function())(read.cast(), to) };
     if ret == -(bindings::EIOCBQUEUED as c_long) {
-        // It is the completion's now, and may be gone.
+        // The completion owns `read` now, and may have freed it.
         return ret;
     }
-    // SAFETY: It was not queued, so it is still ours; and `iocb` is still the caller's.
+    // SAFETY: The read was not queued, so no completion owns `read`, and `iocb` is still valid.
     unsafe {
         let read = CachedBox::from_raw(read);
         (*iocb).ki_pos = read.iocb.ki_pos;
@@ -157,9 +160,10 @@ unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
 ///
 /// # Safety
 ///
-/// `iocb` is the first field of a [`Read`] from [`read_iter`], queued and now complete.
+/// `iocb` must be the first field of a [`Read`] that [`read_iter`] has queued and that is now
+/// complete.
 unsafe extern "C" fn complete(iocb: *mut bindings::kiocb, ret: c_long) {
-    // SAFETY: By the safety requirements; a queued read is the completion's.
+    // SAFETY: By the safety requirements. The completion owns a queued read.
     let read = unsafe { CachedBox::from_raw(iocb.cast::<Read>()) };
     let Read {
         iocb,
@@ -168,8 +172,8 @@ unsafe extern "C" fn complete(iocb: *mut bindings::kiocb, ret: c_long) {
         module,
     } = CachedBox::into_inner(read);
     drop(window);
-    // SAFETY: Nobody completes the caller's kiocb but us; after that it is gone. A kiocb with a shadow
-    // has a completion.
+    // SAFETY: Only this completes the caller's kiocb, which stays valid until then. A kiocb that
+    // has a shadow has a completion.
     unsafe {
         (*original).ki_pos = iocb.ki_pos;
         if let Some(ki_complete) = (*original).ki_complete {

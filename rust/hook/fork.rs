@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fork hook: stands in front of `copy_page_range()` (`mm/memory.c`), which a fork calls for each
+//! The fork hook: runs instead of `copy_page_range()` (`mm/memory.c`), which a fork calls for each
 //! VMA that the child gets.
 //!
-//! For a VMA with open windows it pins their pages, lets the kernel copy the VMA, and unpins. The
-//! kernel's own code (`folio_try_dup_anon_rmap_pte()`, `copy_present_page()`, `copy_huge_pmd()`,
-//! `copy_hugetlb_page_range()`) finds pinned pages and copies them for the child on the spot: 4 KiB
+//! For a VMA with open windows, the hook pins the pages of the windows, lets the kernel copy the
+//! VMA, and unpins. The kernel's own code (`folio_try_dup_anon_rmap_pte()`, `copy_present_page()`,
+//! `copy_huge_pmd()`, `copy_hugetlb_page_range()`) copies pinned pages for the child at once: 4 KiB
 //! pages, THPs and hugetlb pages alike.
 
 use super::{
@@ -26,7 +26,7 @@ static PAGES_PRECOPIED: Atomic<usize> = Atomic::new(0);
 static PAGES_MISSING: Atomic<usize> = Atomic::new(0);
 static PINS_FAILED: Atomic<usize> = Atomic::new(0);
 
-/// The counters of this file, for debugfs `counters`.
+/// Writes the counters of this file, for debugfs `counters`.
 pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_fmt(fmt!("forks_pinned {}\n", FORKS_PINNED.load(Relaxed)))?;
     f.write_fmt(fmt!("pages_precopied {}\n", PAGES_PRECOPIED.load(Relaxed)))?;
@@ -43,11 +43,12 @@ replace! {
     through pin_guard_copy_page_range_enter
 }
 
-/// Goes on where the ftrace callback in C leaves off: there is a chain for the mm.
+/// The second half of the ftrace callback, whose first half is in C: the hash chain of the mm is
+/// not empty.
 ///
 /// # Safety
 ///
-/// Called by ftrace with the ops of the [`Redirect`].
+/// ftrace must call this, with the ops of the [`Redirect`].
 #[no_mangle]
 unsafe extern "C" fn pin_guard_copy_page_range_look(
     ip: usize,
@@ -63,7 +64,7 @@ impl CopyPageRange {
     #[inline(always)]
     fn applies(args: &Args) -> bool {
         let src = args.pointer::<Vma>(1);
-        // SAFETY: A fork passes VMAs of mms that it holds the locks of.
+        // SAFETY: A fork passes VMAs of mms whose mmap locks it holds.
         let (mm, vma) = unsafe { ((*src).vm_mm, VmaRef::from_raw(src)) };
         window::touch(mm, || {
             if is_copied(src) {
@@ -76,10 +77,10 @@ impl CopyPageRange {
 
     /// # Safety
     ///
-    /// The arguments are those of `copy_page_range()`.
+    /// The arguments must be those of `copy_page_range()`.
     unsafe fn call(original: &Original<Self>, dst: *mut Vma, src: *mut Vma) -> c_int {
         let start: Instant<Monotonic> = Instant::now();
-        // SAFETY: The caller's requirements are ours.
+        // SAFETY: By the safety requirements.
         let pins = match unsafe { pin_windows(dst, src) } {
             Ok(pins) => pins,
             Err(e) => {
@@ -87,14 +88,14 @@ impl CopyPageRange {
                 return e.to_errno();
             }
         };
-        // SAFETY: The arguments are the target's.
+        // SAFETY: The target gets its own arguments.
         let ret = unsafe { (original.function())(dst, src) };
         let pages = pins.pages();
         drop(pins);
         if pages != 0 {
             PAGES_PRECOPIED.add(pages, Relaxed);
             let ns = start.elapsed().as_nanos() as u64;
-            // SAFETY: The fork holds the mmap lock; a tracepoint may be hit anywhere.
+            // SAFETY: The fork holds the mmap lock. A tracepoint may be hit in any context.
             unsafe {
                 let vma = VmaRef::from_raw(src);
                 pin_guard_trace_fork(vma.start(), vma.end(), pages, ns);
@@ -104,21 +105,23 @@ impl CopyPageRange {
     }
 }
 
-/// Whether a fork copies pages of `vma` that the parent could lose: of a private mapping that has some.
+/// Returns whether a fork copies pages of `vma` that the parent could lose: the mapping is private,
+/// and has had anonymous pages.
 fn is_copied(vma: *const Vma) -> bool {
     // SAFETY: The fork holds the mmap lock.
     let (flags, anon_vma) = unsafe { (VmaRef::from_raw(vma).flags(), (*vma).anon_vma) };
     flags & (flags::SHARED | flags::MAYWRITE) == flags::MAYWRITE && !anon_vma.is_null()
 }
 
-/// Pins what the windows in `src` cover. An error fails the fork: without the pins the parent could
-/// lose the data of its I/O.
+/// Pins the pages that windows cover in `src`. An error fails the fork: without the pins the parent
+/// could lose the data of its I/O.
 ///
-/// Windows that come meanwhile wait for the fork, so this ends.
+/// The loop ends, because a submission whose window opens meanwhile waits for the fork.
 ///
 /// # Safety
 ///
-/// `src` is a VMA whose mmap lock is held for write, and its own, too (`dup_mmap()`).
+/// The caller must hold the mmap lock and the VMA lock of `src` for write (`dup_mmap()`). `dst`
+/// must be the VMA of the child.
 unsafe fn pin_windows(dst: *mut Vma, src: *mut Vma) -> Result<Pins> {
     // SAFETY: By the safety requirements.
     let (vma, mm, child) = unsafe { (VmaRef::from_raw(src), (*src).vm_mm, (*dst).vm_mm) };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The hooks: where this module stands in front of a function of the kernel.
+//! The hooks: functions of this module that run instead of kernel functions.
 
 mod direct_io;
 mod fork;
@@ -24,7 +24,8 @@ use kernel::{
 };
 use redirect::{Entrance, Function, Redirect};
 
-/// A parameter comes by value or by reference, as the kernel has it.
+/// Returns whether a module parameter is on. Some kernels return its value, others a reference to
+/// it.
 fn enabled(parameter: impl Borrow<u8>) -> bool {
     *parameter.borrow() != 0
 }
@@ -32,10 +33,11 @@ fn enabled(parameter: impl Borrow<u8>) -> bool {
 macro_rules! hooks {
     ($($field:ident: $target:ty $(, if $parameter:ident)?;)*) => {
         mod all {
-            #![allow(dead_code)] // a projection that `pin_data` makes
+            #![allow(dead_code)] // `pin_data` makes a projection that nobody uses
             use super::*;
 
-            /// All hooks; debugfs `targets` says whether they protect, and has a line for each.
+            /// All hooks. They write debugfs `targets`: the first line says whether all of them
+            /// protect, and each hook has a line.
             #[pin_data]
             pub(crate) struct Hooks {
                 #[pin]
@@ -81,7 +83,7 @@ macro_rules! hooks {
     };
 }
 
-// What reads windows first: without it they protect nothing.
+// The hooks that read windows come first: without them, a window protects nothing.
 hooks! {
     fork: fork::CopyPageRange;
     remap: remap::MovePageTables;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fork pins: the pages of windows that are there.
+//! The pages that a fork pins: those that windows cover and that are present.
 //!
-//! A device writes to a page that some lookup has found or faulted in, for writing. Such a page is exclusive to
-//! the process, and can have left the page table since only for the swap cache, for the moment of a migration
-//! that is about to fail, or to be exclusive to another device; the reference keeps it from going further. What else is absent, or shared with
-//! a child of before, is no device's target. So nothing is faulted in but from the swap cache: no fork waits
-//! for a server, a disk, or a userfaultfd.
+//! A device writes to a page that a lookup has found, or faulted in, for writing. Such a page is
+//! exclusive to the process. It can have left the page table since for three places only: the swap
+//! cache, a migration entry for a moment (the reference of the device makes the migration fail), or
+//! exclusive access by another device. That reference keeps the page from going further. No device
+//! writes to any other page that is absent, or to one that is shared with an earlier child. So the
+//! fork hook brings in pages from these three places only, and no fork waits for a server, a disk,
+//! or a userfaultfd.
 //!
 //! C: `mm/gup.c`, `try_to_unmap_one()` in `mm/rmap.c`.
 
@@ -22,7 +24,7 @@ use kernel::{
 /// `bool swap_cache_has_folio(swp_entry_t entry)`
 pub(super) struct SwapCacheHasFolio;
 
-// SAFETY: The types are those of the function, and of the stand-in.
+// SAFETY: The types are those of the kernel function and of its stand-in.
 unsafe impl Function for SwapCacheHasFolio {
     type Pointer = unsafe extern "C" fn(bindings::swp_entry_t) -> bool;
     const NAME: &'static CStr = c"swap_cache_has_folio";
@@ -35,25 +37,26 @@ const PRESENT: c_int = 1;
 const SWAP: c_int = 3;
 const ELSEWHERE: c_int = 4;
 
-/// What is at an address.
+/// The state of the page at an address.
 enum Entry {
     Absent,
-    /// A page that may have been looked up for writing.
+    /// The page is present, and a device may be writing to it.
     Present,
-    /// A page that has to be brought in to be pinned: in the swap cache, under migration, or exclusive to a
-    /// device that works on the memory of the process (`make_device_exclusive()`).
+    /// The page must be brought in before it can be pinned. It is in the swap cache, under
+    /// migration, or exclusive to a device that works on the memory of the process
+    /// (`make_device_exclusive()`).
     Elsewhere,
 }
 
-/// A VMA whose pages are to be pinned.
+/// The VMA whose pages a fork pins.
 ///
 /// # Invariants
 ///
-/// Its mmap lock is held for write, and its own, too.
+/// The mmap lock and the VMA lock are held for write.
 struct Source(*mut bindings::vm_area_struct);
 
 impl Source {
-    /// What is at `addr`, and the end of what that holds for.
+    /// Returns the state of the page at `addr`, and the end of the range that has the same state.
     fn entry(&self, addr: usize) -> (Entry, usize) {
         let (mut kind, mut swap) = (0, 0);
         // SAFETY: By the type invariants.
@@ -61,7 +64,8 @@ impl Source {
         let entry = match kind {
             PRESENT => Entry::Present,
             ELSEWHERE => Entry::Elsewhere,
-            // SAFETY: A swap entry of a page table is valid while that cannot change.
+            // SAFETY: A swap entry is valid while it is in the page table, and nobody can remove it
+            // now.
             SWAP if unsafe {
                 pin_guard_swap_cache_has_folio(bindings::swp_entry_t { val: swap })
             } =>
@@ -73,26 +77,28 @@ impl Source {
         (entry, (addr & !(size - 1)).saturating_add(size))
     }
 
-    /// Adds pins of up to `count` pages from `addr` on to `pins`. Returns how many.
+    /// Adds pins of up to `count` pages from `addr` on to `pins`. Returns the number of pages.
     ///
-    /// As for another process, so that the protection keys of the thread that forks do not matter. Without
-    /// FOLL_WRITE, as pages that were made read-only since (mprotect, userfaultfd-wp) must be pinned, too;
-    /// FOLL_FORCE passes a PROT_NONE VMA.
+    /// It pins as if for another process, so that the protection keys of the forking thread do not
+    /// matter. It pins without FOLL_WRITE, because it must also pin pages that have become
+    /// read-only since (mprotect, userfaultfd-wp). FOLL_FORCE allows it to pin pages of a PROT_NONE
+    /// VMA.
     fn pin(&self, pins: &mut Pins, addr: usize, count: usize, flags: u32) -> Result<usize> {
         // SAFETY: By the type invariants.
         unsafe { pins.pin_remote((*self.0).vm_mm, addr, count, bindings::FOLL_FORCE | flags) }
     }
 
-    /// Pins the page at `addr`, wherever it is. Returns 0 if a device cannot have it.
+    /// Pins the page at `addr`, and brings it in for that if it is not present. Returns 0 if no
+    /// device can be writing to it.
     fn pin_one(&self, pins: &mut Pins, addr: usize) -> Result<usize> {
         match self.pin(pins, addr, 1, 0) {
-            // The VMA is such that nobody gets its pages, or the page has gone since.
+            // Nobody can look up pages of this VMA, or the page has gone since.
             Err(EFAULT | EEXIST) => Ok(0),
             result => result,
         }
     }
 
-    /// The end of the present pages from `addr` on, `end` at most.
+    /// Returns the end of the present pages that begin at `addr`, at most `end`.
     fn present(&self, addr: usize, end: usize) -> usize {
         let mut at = addr;
         while at < end {
@@ -105,13 +111,17 @@ impl Source {
     }
 }
 
-/// Pins what may be in flight of `range`, whole pages of `vma`. Returns the number of pages that cannot be.
+/// Pins those pages of `range` to which a device may be writing. `range` consists of whole pages of
+/// `vma`. Returns the number of pages that it did not pin.
 ///
-/// Errors: ENOMEM; EINTR if the task is killed.
+/// # Errors
+///
+/// - `ENOMEM`: there is no memory for a page, or for the list of the pins.
+/// - `EINTR`: the task has been killed.
 ///
 /// # Safety
 ///
-/// The mmap lock of `vma` is held for write, and its own, too.
+/// The caller must hold the mmap lock and the VMA lock of `vma` for write.
 pub(super) unsafe fn pin(
     pins: &mut Pins,
     vma: *mut bindings::vm_area_struct,
@@ -134,11 +144,12 @@ pub(super) unsafe fn pin(
             }
             Entry::Elsewhere => source.pin_one(pins, at)?,
             Entry::Present => {
-                // No more than are pinned at a time, or they would be looked at again.
+                // `pin` takes at most `Pins::CHUNK` pages, and this would have to look at more of
+                // them again.
                 let end = source.present(next, range.end.min(at + Pins::CHUNK * PAGE_SIZE));
                 let count = (end - at) >> PAGE_SHIFT;
                 match source.pin(pins, at, count, bindings::FOLL_NOFAULT) {
-                    // It went elsewhere just now, and may be back already.
+                    // The page has just left the page table, and may be back already.
                     Err(EFAULT | EEXIST) => match source.entry(at) {
                         (Entry::Absent, _) => 0,
                         _ => source.pin_one(pins, at)?,
@@ -153,17 +164,18 @@ pub(super) unsafe fn pin(
     Ok(missing)
 }
 
-/// Has pins pass the traps of userfaultfd's read-write protection (RWP).
+/// Allows pins in a VMA with read-write protection by userfaultfd (RWP), until it drops.
 ///
-/// A page under it is PROT_NONE, as one of a VMA that nobody may access, where FOLL_FORCE pins it; in others
-/// it would be a fault that nobody can handle now (`gup_can_follow_protnone()`). So until this is dropped
-/// the VMA is one of those.
+/// RWP makes pages PROT_NONE. If the VMA is accessible, a lookup of such a page insists on a fault,
+/// which nobody can handle during a fork (`gup_can_follow_protnone()`). If the VMA is not
+/// accessible, FOLL_FORCE pins the page. So this makes the VMA inaccessible.
 struct Untrapped(Option<(*mut bindings::vm_area_struct, c_ulong)>);
 
 impl Untrapped {
     /// # Safety
     ///
-    /// The mmap lock of `vma` is held for write, and its own, too, for as long as the value lives.
+    /// The caller must hold the mmap lock and the VMA lock of `vma` for write for as long as the
+    /// value lives.
     unsafe fn new(vma: *mut bindings::vm_area_struct) -> Self {
         // SAFETY: By the safety requirements.
         unsafe {
@@ -178,7 +190,7 @@ impl Untrapped {
 impl Drop for Untrapped {
     fn drop(&mut self) {
         if let Some((vma, flags)) = self.0 {
-            // SAFETY: As when it was made.
+            // SAFETY: By the safety requirements of `new`.
             unsafe { pin_guard_vm_flags_set(vma, flags) };
         }
     }

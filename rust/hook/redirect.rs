@@ -15,12 +15,12 @@
 //! ftrace reaches both by a return, not by an indirect branch. That matters with IBT: nobody takes
 //! the address of `copy_page_range()`, so the kernel seals its ENDBR at boot, and a call through a
 //! pointer faults. The call does not pass the target's hook again, so no code has to tell a
-//! recursive call from a first one, whatever the compiler makes of the replacement's calls.
+//! recursive call from a first one, even if the compiler makes tail calls in the replacement.
 //!
-//! arm64 is the same: `ftrace_caller` (`arch/arm64/kernel/entry-ftrace.S`) returns to where the
-//! callback has set the instruction pointer, with the link register of the function's caller, so it
-//! needs no `BTI C` either. `ip` is that of the hook's second instruction, the BL; behind it the
-//! function has not begun.
+//! On arm64, `ftrace_caller` (`arch/arm64/kernel/entry-ftrace.S`) also returns to the instruction
+//! pointer that the callback has set, with the link register of the function's caller, so it needs
+//! no `BTI C` either. `ip` is the address of the hook's second instruction, the BL; the body of the
+//! function begins behind it.
 //!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
@@ -40,14 +40,14 @@ use kernel::{
     types::Opaque,
 };
 
-/// Whether redirection is in force; see [`arm`].
+/// Whether the ops may redirect calls; see [`arm`].
 static ARMED: Atomic<i32> = Atomic::new(0);
 
-/// Lets every [`Redirect`] act, from now on. Any context.
+/// Allows every [`Redirect`] to redirect calls from now on. Any context.
 ///
 /// The module calls this as the last step of its init. If the init of a module fails, the kernel
-/// frees the module without regard to its references, so no call may be inside the module before
-/// that.
+/// frees the module without regard to its references, so no redirected call may run in the module
+/// before that.
 pub(crate) fn arm() {
     ARMED.store(1, Release);
 }
@@ -56,7 +56,7 @@ pub(crate) fn arm() {
 pub(super) struct Args(*mut bindings::ftrace_regs);
 
 impl Args {
-    /// The `n`th argument.
+    /// Returns the `n`th argument.
     #[inline(always)]
     pub(super) fn number(&self, n: u32) -> usize {
         // SAFETY: `self.0` is valid during the callback (`enter()`).
@@ -69,14 +69,14 @@ impl Args {
         }
     }
 
-    /// The `n`th argument, cast to the type of the target's parameter.
+    /// Returns the `n`th argument, cast to the type of the target's parameter.
     #[inline(always)]
     pub(super) fn pointer<T>(&self, n: u32) -> *mut T {
         self.number(n) as *mut T
     }
 }
 
-/// A function of the kernel, and the stand-in that an [`Entrance`] leads to it.
+/// A function of the kernel, and the stand-in through which the module calls it; see [`Entrance`].
 ///
 /// # Safety
 ///
@@ -87,7 +87,8 @@ pub(super) unsafe trait Function: 'static + Send + Sync {
     /// The type of the function: an `extern "C" fn` pointer.
     type Pointer: Copy + 'static;
     const NAME: &'static CStr;
-    /// The module that has the function, and may come and go; `None` for the kernel proper.
+    /// The kernel module that has the function, and may come and go; `None` if the kernel itself
+    /// has it.
     const MODULE: Option<&'static CStr>;
     const STAND_IN: Self::Pointer;
 }
@@ -104,10 +105,12 @@ pub(super) unsafe trait Replace: Function {
     /// The function of this module that runs instead.
     const REPLACEMENT: Self::Pointer;
 
-    /// A function beside the target that only those kernels have whose target needs no protection.
+    /// A function beside the target, in the kernel or in the same module, that exists only in
+    /// kernels whose target needs no protection.
     const UNLESS: Option<&'static CStr>;
 
-    /// The ftrace callback: [`Redirect::enter`], or what calls it where `applies` may be true.
+    /// The ftrace callback: [`Redirect::enter`], or a function that calls it if `applies` may be
+    /// true.
     const ENTER: Callback;
 
     /// Returns whether to redirect this call, and has no side effect.
@@ -152,8 +155,8 @@ impl<T: Replace> Original<T> {
 /// Declares `$target`, which replaces a function of the kernel.
 ///
 /// `$target::applies()` picks calls. For these calls `$target::call()` runs, with an [`Original`]
-/// before the arguments. `$enter` is its ftrace callback, if it has one of its own; `$unless` is
-/// [`Replace::UNLESS`].
+/// before the arguments. `$enter` is [`Replace::ENTER`], if that is not [`Redirect::enter`];
+/// `$unless` is [`Replace::UNLESS`].
 macro_rules! replace {
     (
         $(#[$doc:meta])*
@@ -163,8 +166,8 @@ macro_rules! replace {
         $(#[$doc])*
         pub(super) struct $target;
 
-        // SAFETY: The type is that of the kernel's function, and of the stand-in, which is declared
-        // in helpers.c for that.
+        // SAFETY: The type is that of the kernel's function and of the stand-in, which helpers.c
+        // declares for this purpose.
         unsafe impl $crate::hook::redirect::Function for $target {
             type Pointer = unsafe extern "C" fn($($type),*) -> $ret;
             const NAME: &'static CStr = $name;
@@ -262,21 +265,22 @@ unsafe fn register(ops: *mut bindings::ftrace_ops, addr: usize) -> Result {
                 }
             })
             .unwrap_or(Err(EBUSY)),
-        // ftrace's word for "nothing to trace there".
+        // ftrace returns EINVAL if it cannot trace the address.
         e if e == EINVAL.to_errno() => Err(ENOENT),
         e => to_result(e),
     };
     if result.is_err() {
-        // SAFETY: It is not registered.
+        // SAFETY: `ops` is not registered.
         unsafe { bindings::ftrace_free_filter(ops) };
     }
     result
 }
 
-/// How often, 10 ms apart, ftrace is asked again that says EAGAIN.
+/// How many times to try while ftrace returns EAGAIN, 10 ms apart.
 const ATTEMPTS: usize = 200;
 
-/// Undoes [`register`]. On return no callback runs (`ftrace_shutdown()` synchronises). Sleeps.
+/// Undoes [`register`]. When it returns, no callback runs any more (`ftrace_shutdown()`
+/// synchronises). Sleeps.
 ///
 /// # Safety
 ///
@@ -314,13 +318,13 @@ pub(super) struct Entrance<T: Function> {
     function: PhantomData<T>,
 }
 
-// SAFETY: ftrace is safe from any thread.
+// SAFETY: ftrace may be called from any thread.
 unsafe impl<T: Function> Send for Entrance<T> {}
 // SAFETY: As above.
 unsafe impl<T: Function> Sync for Entrance<T> {}
 
 impl<T: Function> Entrance<T> {
-    /// Opens an entrance to a function of the kernel proper. May sleep.
+    /// Opens an entrance to a function of the kernel itself. May sleep.
     ///
     /// # Errors
     ///
@@ -348,7 +352,8 @@ impl<T: Function> Entrance<T> {
     fn open(&self) -> Result {
         // SAFETY: `Pointer` is a function pointer.
         let stand_in = unsafe { mem::transmute_copy(&T::STAND_IN) };
-        // SAFETY: The ops are initialised and stay where they are; they are unregistered by `drop`.
+        // SAFETY: The ops are initialised, not registered, and stay where they are. `drop`
+        // unregisters them.
         unsafe { register(self.ops.get(), stand_in) }?;
         self.on.store(1, Relaxed);
         Ok(())
@@ -358,7 +363,7 @@ impl<T: Function> Entrance<T> {
     ///
     /// # Safety
     ///
-    /// Called by ftrace with the ops of an `Entrance<T>`.
+    /// ftrace must call this, with the ops of an `Entrance<T>`.
     unsafe extern "C" fn pass(
         _ip: usize,
         _parent_ip: usize,
@@ -388,7 +393,7 @@ impl<T: Function> PinnedDrop for Entrance<T> {
 enum State {
     /// Turned off by a module parameter.
     Off,
-    /// Its module is not loaded.
+    /// The module of the target is not loaded.
     Waiting,
     Attached,
     /// This kernel has [`Replace::UNLESS`].
@@ -421,8 +426,8 @@ pub(super) struct Redirect<T: Replace> {
     notifier_on: Atomic<i32>,
 }
 
-// SAFETY: The C objects are used under the state's mutex or by ftrace and the notifier chain, which
-// are safe from any thread.
+// SAFETY: The C objects are used under the mutex of the state, or by ftrace and the notifier chain,
+// which any thread may call.
 unsafe impl<T: Replace> Send for Redirect<T> {}
 // SAFETY: As above.
 unsafe impl<T: Replace> Sync for Redirect<T> {}
@@ -444,8 +449,8 @@ impl<T: Replace> Redirect<T> {
             ops <- ops(T::ENTER),
             entrance <- Entrance::closed(),
             notifier <- Opaque::ffi_init(|slot: *mut bindings::notifier_block| {
-                // SAFETY: `slot` is valid for writes; a notifier block may be zero but for the
-                // call.
+                // SAFETY: `slot` is valid for writes. All fields of a notifier block but the call
+                // may be zero.
                 unsafe {
                     slot.write_bytes(0, 1);
                     (*slot).notifier_call = Some(Self::module_event);
@@ -469,8 +474,9 @@ impl<T: Replace> Redirect<T> {
         let Some(name) = T::MODULE else {
             return self.attach(&mut self.state.lock(), None);
         };
-        // First, so that no arrival is missed; it may attach before we do.
-        // SAFETY: The notifier stays where it is until it is unregistered by `drop`.
+        // Registered before the lookup, so that this misses no arrival. The notifier may attach
+        // first.
+        // SAFETY: The notifier stays where it is until `drop` unregisters it.
         to_result(unsafe { bindings::register_module_notifier(self.notifier.get()) })?;
         self.notifier_on.store(1, Relaxed);
         let home = Home::find(name);
@@ -523,7 +529,7 @@ impl<T: Replace> Redirect<T> {
     ///
     /// # Safety
     ///
-    /// Called by the module loader with our notifier block.
+    /// The module loader must call this, with the notifier block of a `Redirect<T>`.
     unsafe extern "C" fn module_event(
         notifier: *mut bindings::notifier_block,
         event: usize,
@@ -532,7 +538,7 @@ impl<T: Replace> Redirect<T> {
         // SAFETY: `notifier` is the field of a `Redirect<T>` that outlives its registration.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(notifier), Self, notifier) };
         let module = data.cast::<bindings::module>();
-        // SAFETY: The loader passes the module that comes or goes.
+        // SAFETY: The loader passes the module whose state changes.
         let name = unsafe { CStr::from_char_ptr((*module).name.as_ptr()) };
         if T::MODULE != Some(name) {
             return bindings::NOTIFY_DONE as c_int;
@@ -540,12 +546,12 @@ impl<T: Replace> Redirect<T> {
 
         let mut state = this.state.lock();
         match event as u32 {
-            // LIVE for one that was on its way in when we were, too.
+            // LIVE: the module was already COMING when this notifier was registered.
             bindings::module_state_MODULE_STATE_COMING
             | bindings::module_state_MODULE_STATE_LIVE
                 if *state == State::Waiting =>
             {
-                // SAFETY: The chain has passed it.
+                // SAFETY: The notifier chain has passed the module, and waits for this call.
                 let home = unsafe { Home::of_notifier(module) };
                 if let Err(e) = this.attach(&mut state, Some(&home)) {
                     report(T::NAME, e);
@@ -561,7 +567,7 @@ impl<T: Replace> Redirect<T> {
     ///
     /// # Safety
     ///
-    /// Called by ftrace with the ops of a `Redirect<T>`.
+    /// ftrace must call this, with the ops of a `Redirect<T>`.
     pub(super) unsafe extern "C" fn enter(
         ip: usize,
         _parent_ip: usize,
@@ -574,11 +580,12 @@ impl<T: Replace> Redirect<T> {
         }
     }
 
-    /// Sends the call to the replacement. Apart, so that calls that go on pay for none of this.
+    /// Sends the call to the replacement. A function of its own, so that calls that go on into the
+    /// target do not pay for its stack frame.
     ///
     /// # Safety
     ///
-    /// As for `enter`, if the redirection applies.
+    /// As for `enter`, and `applies` must be true.
     #[inline(never)]
     unsafe fn redirect(
         ip: usize,
@@ -591,7 +598,7 @@ impl<T: Replace> Redirect<T> {
         let Some(module) = ModuleRef::try_get(this_module!()) else {
             return;
         };
-        // The replacement adopts it.
+        // The replacement adopts this reference.
         mem::forget(module);
         // SAFETY: `ops` is the field of a `Redirect<T>` that outlives its registration.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
@@ -605,12 +612,13 @@ impl<T: Replace> Redirect<T> {
         }
     }
 
-    /// Whether all calls that need it are redirected: those of a module that is not there are none.
+    /// Returns whether all calls that need protection are redirected. A module that is not loaded
+    /// has no calls.
     pub(super) fn protects(&self) -> bool {
         !matches!(*self.state.lock(), State::Off | State::Failed(_))
     }
 
-    /// Writes the target's name and what has become of it.
+    /// Writes a line with the target's name and the state of the redirection.
     pub(super) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = T::NAME;
         match (*self.state.lock(), T::MODULE) {
@@ -630,11 +638,11 @@ impl<T: Replace> Redirect<T> {
 impl<T: Replace> PinnedDrop for Redirect<T> {
     fn drop(self: Pin<&mut Self>) {
         if self.notifier_on.load(Relaxed) != 0 {
-            // SAFETY: Registered by `turn_on`.
+            // SAFETY: `turn_on` has registered it.
             unsafe { bindings::unregister_module_notifier(self.notifier.get()) };
         }
-        // The module's last reference is gone (or it was never armed), so no replacement runs, and
-        // nobody needs the entrance, which goes next.
+        // The module's last reference is gone (or the module was never armed). So no replacement
+        // runs, and nobody needs the entrance, which drops next.
         self.detach(&mut self.state.lock());
     }
 }

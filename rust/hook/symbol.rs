@@ -1,33 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where functions of the kernel and its modules are.
+//! Looks up addresses of functions of the kernel and of its modules.
 
 use crate::{ffi::*, this_module};
 use core::ptr;
 use kernel::{bindings, prelude::*, str::CString};
 
-/// A loaded module, which stays so for the life of the value.
+/// A loaded module, which stays loaded for as long as this value lives.
 ///
 /// # Invariants
 ///
-/// `0` is valid, and we hold a reference or its loader waits for us.
+/// `0` is valid. If `1`, this value owns a reference on the module; otherwise the module loader
+/// waits until this value is gone.
 pub(super) struct Home(*mut bindings::module, bool);
 
 impl Home {
-    /// The module called `name`, if it is there to stay: not on its way in or out. `None` also if it is part
-    /// of the kernel proper; see [`is_built_in`].
+    /// Returns the module called `name`, if it is live, that is neither on its way in nor on its
+    /// way out. Returns `None` also if `name` is part of the kernel itself; see [`is_built_in`].
     ///
     /// C: `mod_sysfs_init()` in `kernel/module/sysfs.c`.
     pub(super) fn find(name: &CStr) -> Option<Self> {
         with_kobject(name, |kobject| {
             let module = kobject.mod_;
-            // SAFETY: A module waits for the users of its kobject before it is freed.
+            // SAFETY: The kernel frees a module only when its kobject has no user any more.
             if module.is_null() || !unsafe { bindings::try_module_get(module) } {
                 return None;
             }
-            // INVARIANT: A reference was taken just now.
+            // INVARIANT: `try_module_get()` has taken a reference.
             let home = Self(module, true);
-            // SAFETY: As above. One on its way in may fail, and be freed without regard to references.
+            // SAFETY: As above. A module on its way in may fail, and the kernel then frees it
+            // without regard to references.
             let state = unsafe { (&raw const (*module).state).read_volatile() };
             (state == bindings::module_state_MODULE_STATE_LIVE).then_some(home)
         })?
@@ -35,7 +37,7 @@ impl Home {
 
     /// # Safety
     ///
-    /// The notifier chain of modules has passed `module`, and waits until the value is gone.
+    /// The module notifier chain must have passed `module`, and must wait until the value is gone.
     pub(super) unsafe fn of_notifier(module: *mut bindings::module) -> Self {
         // INVARIANT: By the safety requirements.
         Self(module, false)
@@ -56,14 +58,14 @@ impl Drop for Home {
     }
 }
 
-/// Whether what could be the module called `name` is part of the kernel.
+/// Returns whether the module called `name` is built into the kernel.
 pub(super) fn is_built_in(name: &CStr) -> bool {
     with_kobject(name, |kobject| kobject.mod_.is_null()).unwrap_or(false)
 }
 
-/// Calls `f` with what `/sys/module/` has by this name.
+/// Calls `f` with the entry of `/sys/module/` that has this name, if there is one.
 fn with_kobject<R>(name: &CStr, f: impl FnOnce(&bindings::module_kobject) -> R) -> Option<R> {
-    // SAFETY: Our own module is in the same directory.
+    // SAFETY: This module is loaded, and its kset is that of `/sys/module/`.
     let kobject = unsafe {
         let kset = (*this_module!().as_ptr()).mkobj.kobj.kset;
         if kset.is_null() {
@@ -74,16 +76,21 @@ fn with_kobject<R>(name: &CStr, f: impl FnOnce(&bindings::module_kobject) -> R) 
     if kobject.is_null() {
         return None;
     }
-    // SAFETY: All in that directory are of this type; we hold a reference.
+    // SAFETY: All kobjects of that kset have this type, and `kset_find_obj()` has taken a
+    // reference.
     let ret = f(unsafe { &*kernel::container_of!(kobject, bindings::module_kobject, kobj) });
-    // SAFETY: It was found with a reference.
+    // SAFETY: This is the reference that `kset_find_obj()` has taken.
     unsafe { bindings::kobject_put(kobject) };
     Some(ret)
 }
 
-/// The address of the function `name`, in the module `home`, or the kernel proper. May sleep.
+/// Returns the address of the function `name`, in the module `home` or in the kernel itself. May
+/// sleep.
 ///
-/// Errors: ENOENT if there is none that could be probed; ENOMEM.
+/// # Errors
+///
+/// - `ENOENT`: there is no such function that a kprobe could be on.
+/// - `ENOMEM`: there is no memory for the lookup.
 ///
 /// C: `register_kprobe()` in `kernel/kprobes.c`.
 pub(super) fn address(name: &CStr, home: Option<(&CStr, &Home)>) -> Result<usize> {
@@ -96,7 +103,7 @@ pub(super) fn address(name: &CStr, home: Option<(&CStr, &Home)>) -> Result<usize
         }
         None => name,
     };
-    // SAFETY: `symbol` is a string, `addr` valid for a write.
+    // SAFETY: `symbol` is a C string, and `addr` is valid for a write.
     match unsafe { pin_guard_lookup(symbol.as_char_ptr(), ptr::from_mut(&mut addr)) } {
         0 => {}
         e if e == ENOMEM.to_errno() => return Err(ENOMEM),

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows follow UFFDIO_MOVE, which takes pages to another address as mremap() does, but with the mmap lock
-//! held for read, or none: submissions and forks run beside it.
+//! The userfaultfd hook: makes windows follow UFFDIO_MOVE. Like mremap(), it moves pages to another
+//! address, but it holds the mmap lock for read, or not at all, so submissions and forks run beside
+//! it.
 //!
-//! So the destination is a window as long as the move runs: a fork finds there what has arrived already.
-//! After it, the windows of the source, old and new, cover the destination. A submission that opens its window
-//! later than that finds at the source what is left there.
+//! So the hook keeps a window open on the destination while the move runs. A fork finds there the
+//! pages that have already arrived. After the move, the windows that touch the source, old and new,
+//! cover the destination. A submission that opens its window later looks up the pages that are at
+//! the source then.
 //!
 //! C: `userfaultfd_move()` in `mm/userfaultfd.c`.
 
@@ -29,13 +31,13 @@ replace! {
 impl UserfaultfdIoctl {
     #[inline(always)]
     fn applies(args: &Args) -> bool {
-        // SAFETY: It is a constant.
+        // SAFETY: Nobody writes to this constant.
         args.number(1) as c_uint == unsafe { pin_guard_UFFDIO_MOVE }
     }
 
     /// # Safety
     ///
-    /// The arguments are those of an ioctl() of a userfaultfd, with UFFDIO_MOVE.
+    /// The arguments must be those of an ioctl() of a userfaultfd, with UFFDIO_MOVE.
     unsafe fn call(
         original: &Original<Self>,
         file: *mut bindings::file,
@@ -45,7 +47,7 @@ impl UserfaultfdIoctl {
         // SAFETY: By the safety requirements.
         let run = || unsafe { (original.function())(file, cmd, arg) };
         let Some((to, from)) = read(arg) else {
-            return run(); // It says what is wrong.
+            return run(); // The ioctl returns the right errno.
         };
         // SAFETY: The file is that of a userfaultfd, which holds a reference on its mm.
         let mm = unsafe { pin_guard_userfaultfd_mm(file) };
@@ -53,13 +55,13 @@ impl UserfaultfdIoctl {
         if !window::have_room(mm, &from) {
             return ENOMEM.to_errno() as c_long;
         }
-        // SAFETY: As above.
+        // SAFETY: As above. An ioctl holds no lock of the mm.
         let arrivals = match unsafe { Window::open_in(mm, arrival, Pieces::new(), true) } {
             Ok(window) => window,
             Err(e) => return e.to_errno() as c_long,
         };
         let ret = run();
-        // EAGAIN for what moved in part, or not; EFAULT if it cannot be said how much did.
+        // EAGAIN: it moved a part, or nothing. EFAULT: it could not store how much it moved.
         if [0, EAGAIN.to_errno(), EFAULT.to_errno()].contains(&(ret as c_int)) {
             window::arrive(mm, arrivals, &from, to);
         }
@@ -67,7 +69,7 @@ impl UserfaultfdIoctl {
     }
 }
 
-/// The destination and the source, of a `struct uffdio_move` that is right so far.
+/// Returns the destination and the source of a `struct uffdio_move`, or `None` if that is invalid.
 fn read(arg: usize) -> Option<(usize, core::ops::Range<usize>)> {
     let mut reader = UserSlice::new(UserPtr::from_addr(arg), 24).reader();
     let mut field = || reader.read::<u64>().ok().map(|field| field as usize);
