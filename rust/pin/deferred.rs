@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The release of a guard that may have to sleep, on a workqueue.
+//! The release of a guard on a workqueue, because it may have to sleep.
 
 use super::{
     charge::Charge,
@@ -14,9 +14,9 @@ use kernel::{
     workqueue::{self, Work, WorkItem},
 };
 
-/// The runs of a guard, on their way to be released by a workqueue, and its charge.
+/// A work item that releases the runs of a guard, and its charge.
 ///
-/// It is allocated when the guard is made, as the release cannot fail.
+/// It is allocated when the guard is made, because a release cannot fail.
 #[pin_data]
 pub(super) struct Deferred {
     runs: Runs,
@@ -45,7 +45,7 @@ impl Deferred {
         )
     }
 
-    /// Keeps a charge.
+    /// Takes over the charge of the guard.
     pub(super) fn charge(self: Pin<&mut Self>, charge: Charge) {
         *self.project().charge = Some(charge);
     }
@@ -61,7 +61,7 @@ impl Deferred {
         }
     }
 
-    /// Releases the pins of a guard that has a [`Deferred`], in any context.
+    /// Releases the pins of a guard that has a [`Deferred`]. Any context.
     #[cold]
     pub(super) fn release(mut runs: Runs, dirties: bool) {
         match runs.many_mut().and_then(|many| many.deferred.take()) {
@@ -72,7 +72,8 @@ impl Deferred {
             {
                 deferred.enqueue(runs, dirties);
             }
-            // A page of a file may be clean again already, which is not for us to change.
+            // If `dirties`, all pages were dirty just now. Writeback may have cleaned a page of a
+            // file since, but then it has written the data of the device, too.
             Some(_deferred) => drop(runs),
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the pin guard asks of a folio, without a call where the answer is in the first page.
+//! The properties of a folio that the pin guard needs, read without a function call if the first
+//! page has the answer.
 //!
 //! C: `page_folio()`, `folio_test_anon()` in `include/linux/page-flags.h`, `folio_nr_pages()` in
 //! `include/linux/mm.h`.
@@ -9,23 +10,24 @@ use crate::ffi::*;
 use core::ptr;
 use kernel::{bindings, prelude::*};
 
-/// A folio that is kept from being freed.
+/// A folio that somebody keeps from being freed.
 ///
 /// # Invariants
 ///
-/// `0` is a head page, with a reference or a pin that outlives this value.
+/// `0` is a head page, on which somebody holds a reference or a pin for longer than this value
+/// lives.
 #[derive(Clone, Copy)]
 pub(crate) struct Folio(*mut bindings::page);
 
 impl Folio {
-    /// The folio of `page`.
+    /// Returns the folio of `page`.
     ///
     /// # Safety
     ///
-    /// The caller holds a reference or a pin on the page for as long as it uses the folio.
+    /// The caller must hold a reference or a pin on the page for as long as it uses the folio.
     #[inline]
     pub(crate) unsafe fn of(page: *mut bindings::page) -> Self {
-        // SAFETY: The page is valid, and what it is part of does not change while it is held.
+        // SAFETY: The page is valid, and stays in the same folio while the caller holds it.
         unsafe {
             let info = ptr::read_volatile(
                 &raw const (*page).__bindgen_anon_1.__bindgen_anon_3.compound_info,
@@ -39,7 +41,8 @@ impl Folio {
         }
     }
 
-    /// The folio of `page`, if it has no other page. As [`Folio::of`], and by fewer instructions.
+    /// Returns the folio of `page` if `page` is its only page. Takes fewer instructions than
+    /// [`Folio::of`].
     ///
     /// # Safety
     ///
@@ -59,7 +62,7 @@ impl Folio {
         self.0.cast()
     }
 
-    /// `flag` is one of `bindings::pageflags_PG_*`.
+    /// Returns whether `flag` is set, which is one of `bindings::pageflags_PG_*`.
     #[inline]
     fn test(self, flag: bindings::pageflags) -> bool {
         // SAFETY: By the type invariants.
@@ -72,7 +75,7 @@ impl Folio {
         self.test(bindings::pageflags_PG_dirty)
     }
 
-    /// Anonymous memory, KSM pages among it.
+    /// Returns whether the folio is anonymous memory, which includes KSM pages.
     #[inline]
     pub(crate) fn is_anon(self) -> bool {
         // SAFETY: By the type invariants.
@@ -82,13 +85,13 @@ impl Folio {
         mapping as usize & bindings::FOLIO_MAPPING_ANON as usize != 0
     }
 
-    /// More than one page.
+    /// Returns whether the folio has more than one page.
     #[inline]
     pub(crate) fn is_large(self) -> bool {
         self.test(bindings::pageflags_PG_head)
     }
 
-    /// The page behind the last one.
+    /// Returns the page behind the last page of the folio.
     #[inline]
     pub(crate) fn end(self) -> *mut bindings::page {
         if self.is_large() {
@@ -110,7 +113,7 @@ mod tests {
         for order in [1, 2, 3, 4, 9] {
             let pages = Pages::one_folio(order)?;
             for page in pages.all() {
-                // SAFETY: The page is held.
+                // SAFETY: The test holds the page.
                 let folio = unsafe { Folio::of(page) };
                 assert!(ptr::eq(folio.as_raw().cast(), pages.at(0)));
                 assert!(ptr::eq(folio.end(), pages.at(1 << order)));
@@ -123,7 +126,7 @@ mod tests {
     fn a_folio_of_one_page_ends_with_it() -> Result {
         let pages = Pages::folios(3)?;
         for page in pages.all() {
-            // SAFETY: The page is held.
+            // SAFETY: The test holds the page.
             let folio = unsafe { Folio::of(page) };
             assert!(ptr::eq(folio.as_raw().cast(), page));
             assert!(ptr::eq(folio.end(), page.wrapping_add(1)));
@@ -141,12 +144,12 @@ mod tests {
         assert_eq!(got, 1);
         // SAFETY: The page is pinned.
         let is_anon = unsafe { Folio::of(page) }.is_anon();
-        // SAFETY: The pin is the test's.
+        // SAFETY: The test owns the pin.
         unsafe { bindings::unpin_user_page(page) };
         assert!(is_anon);
         let pages = Pages::one_folio(1)?;
         for page in pages.all() {
-            // SAFETY: The page is held.
+            // SAFETY: The test holds the page.
             assert!(!unsafe { Folio::of(page) }.is_anon());
         }
         Ok(())

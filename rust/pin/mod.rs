@@ -59,7 +59,7 @@ use run::{Runs, FEW};
 /// }
 /// ```
 pub struct PinGuard<D: Direction> {
-    /// Until the drop.
+    /// Valid until the drop.
     runs: ManuallyDrop<Runs>,
     _direction: PhantomData<D>,
 }
@@ -67,7 +67,7 @@ pub struct PinGuard<D: Direction> {
 impl<D: Direction> PinGuard<D> {
     /// Pins `len` bytes of the current task's user memory at `addr`.
     ///
-    /// Any alignment and any length will do. The pins are for I/O that ends soon; if user space
+    /// `addr` and `len` need no alignment. The pins are for I/O that ends soon; if user space
     /// decides how long they last, use [`PinGuard::long_term`].
     ///
     /// May sleep. The caller must not hold the mmap lock.
@@ -92,7 +92,8 @@ impl<D: Direction> PinGuard<D> {
         runs.map(Self::from_runs)
     }
 
-    /// Like [`PinGuard::new`], for pins that last as long as user space likes (FOLL_LONGTERM).
+    /// Like [`PinGuard::new`], for pins of which user space decides how long they last
+    /// (FOLL_LONGTERM).
     ///
     /// The kernel first migrates the pages out of movable memory. Until the drop, the pages count
     /// as locked memory of the current user (RLIMIT_MEMLOCK).
@@ -135,7 +136,7 @@ impl<D: Direction> PinGuard<D> {
 
     #[inline]
     fn from_runs(runs: Runs) -> Self {
-        // INVARIANT: The lookups fail if there is no byte.
+        // INVARIANT: `count_pages` and `Pins::extract` fail if there is no byte.
         Self {
             runs: ManuallyDrop::new(runs),
             _direction: PhantomData,
@@ -191,8 +192,8 @@ impl<D: Direction> PinGuard<D> {
         let base = out.as_mut_ptr();
         self.walk(offset, out.len(), |at, user, len| {
             // C's memcpy() may race, Rust's copies must not.
-            // SAFETY: `user` is valid for `len` bytes, and `base` for all that `walk` was asked
-            // for.
+            // SAFETY: `user` is valid for `len` bytes, and `base` for all bytes that `walk` goes
+            // through.
             unsafe { bindings::memcpy(base.add(at).cast(), user.cast(), len) };
         })
     }
@@ -209,13 +210,14 @@ impl<D: Direction> PinGuard<D> {
         }
     }
 
-    /// Whether each run is a page of its own, if that is known.
+    /// Returns whether each run is known to be a page of its own.
     fn is_single(&self) -> bool {
         self.runs.many().is_some_and(|many| many.single)
     }
 
-    /// The run that has the byte `offset`, if that is found without a search, and those behind it;
-    /// and where the byte is in them.
+    /// Returns runs that have the byte `offset` of the memory, and the offset of this byte in them.
+    /// The first of them has the byte, if it can be found without a search; if not, these are all
+    /// runs.
     pub(crate) fn runs_at(&self, offset: usize) -> (&[Run], usize) {
         let runs = self.runs();
         let at = runs.first().map_or(0, Run::offset) + offset;
@@ -225,8 +227,8 @@ impl<D: Direction> PinGuard<D> {
         }
     }
 
-    /// Calls `f` with the pieces of `len` bytes from `offset` on: where a piece is in the `len`
-    /// bytes, where it is mapped, and how long it is.
+    /// Calls `f` for each page of the `len` bytes from `offset` on, with the position of its bytes
+    /// in these `len` bytes, the address where they are mapped, and their number.
     fn walk(&self, offset: usize, len: usize, mut f: impl FnMut(usize, *mut u8, usize)) -> Result {
         if offset.checked_add(len).ok_or(EINVAL)? > self.len() {
             return Err(EINVAL);
@@ -267,7 +269,7 @@ impl<D: Direction> Drop for PinGuard<D> {
     #[inline]
     fn drop(&mut self) {
         if self.runs.many().is_some_and(|many| many.deferred.is_some()) {
-            // SAFETY: They are not used again.
+            // SAFETY: The runs are not used again.
             Deferred::release(unsafe { ManuallyDrop::take(&mut self.runs) }, D::DIRTIES);
             return;
         }
@@ -288,8 +290,8 @@ impl PinGuard<Dest> {
     pub fn write(&self, offset: usize, data: &[u8]) -> Result {
         self.walk(offset, data.len(), |at, user, len| {
             // As in `read`.
-            // SAFETY: `user` is valid for `len` bytes, and `data` for all that `walk` was asked
-            // for.
+            // SAFETY: `user` is valid for `len` bytes, and `data` for all bytes that `walk` goes
+            // through.
             unsafe { bindings::memcpy(user.cast(), data.as_ptr().add(at).cast(), len) };
         })
     }
@@ -324,7 +326,7 @@ impl PinGuard<Dest> {
 }
 
 impl PinGuard<Source> {
-    /// Whether the pages are charged to RLIMIT_MEMLOCK.
+    /// Returns whether the pages are charged to RLIMIT_MEMLOCK.
     pub(crate) fn is_charged(&self) -> bool {
         self.runs
             .many()
@@ -332,7 +334,7 @@ impl PinGuard<Source> {
             .is_some_and(|d| d.is_charged())
     }
 
-    /// Number of pins that the bytes `range` have.
+    /// Returns the number of pins of the bytes `range`.
     pub(crate) fn pages_in(&self, range: Range<usize>) -> usize {
         let (runs, mut skip) = self.runs_at(range.start);
         let mut left = range.len();
@@ -354,7 +356,8 @@ impl PinGuard<Source> {
         pages
     }
 
-    /// Lets go of what is behind the first `len` bytes: not zero, and no more than there are.
+    /// Releases the pins of the bytes behind the first `len`, which must be at least 1, and at most
+    /// the length of the guard.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.runs.truncate_bytes(len);
         let pages = self.pages();
@@ -393,7 +396,7 @@ mod sealed {
 pub trait Direction: sealed::Sealed + Send + Sync + 'static {
     #[doc(hidden)]
     const GUP_FLAGS: u32;
-    /// Whether the pages are dirtied on release.
+    /// Whether the release dirties the pages.
     #[doc(hidden)]
     const DIRTIES: bool = Self::GUP_FLAGS & bindings::FOLL_WRITE != 0;
 }
@@ -441,16 +444,17 @@ mod tests {
 
     const P: usize = PAGE_SIZE;
 
-    /// User memory whose pages are of several folios, in some disorder.
+    /// User memory that maps pages of several folios, partly out of order.
     struct Memory {
         large: Pages,
         small: Pages,
         addr: usize,
-        /// References before anything is pinned.
+        /// The reference counts before any page is pinned.
         before: [usize; 5],
     }
 
-    /// Pages of the large folio, then of the small ones.
+    /// The mapped pages: whether each is of the large folio, and its number there or among the
+    /// small folios.
     const SLOTS: [(bool, usize); 12] = [
         (true, 2), // a run
         (true, 3),
@@ -495,7 +499,7 @@ mod tests {
             })
         }
 
-        /// Whether the pages of these slots are pinned, and no others.
+        /// Returns whether the pages of these slots are pinned, and no others.
         fn pinned(&self, slots: Range<usize>) -> bool {
             let mut expected = self.before;
             for (is_large, n) in &SLOTS[slots] {
@@ -516,7 +520,7 @@ mod tests {
         }
     }
 
-    /// The number of pages from the byte `start` to before `end`.
+    /// Returns the number of pages that the bytes from `start` to before `end` touch.
     fn touched(start: usize, end: usize) -> usize {
         (start / P..=(end - 1) / P).count()
     }
@@ -530,7 +534,7 @@ mod tests {
         }
         let addr = kunit::map(&all)?;
         let before = pages.references(0);
-        // Several lookups, which may end anywhere.
+        // A run may continue from one lookup to the next, wherever a lookup ends.
         for (offset, len) in [
             (0, 512 * P),
             (100, 512 * P - 200),
@@ -602,7 +606,7 @@ mod tests {
             for (i, run) in guard.runs().iter().enumerate() {
                 assert!(ptr::eq(run.as_bio_vec().bv_page, slots[i]));
             }
-            // It moves.
+            // The guard moves.
             let guard = KBox::new(guard, GFP_KERNEL)?;
             let pins = [count.div_ceil(2), count / 2];
             for n in [0, 1] {
@@ -692,7 +696,7 @@ mod tests {
         for (addr, len, expected) in cases {
             assert_eq!(count_pages(addr, len), expected);
         }
-        // Not user memory. No more than one page of these is looked up.
+        // No user memory is at these addresses. Each lookup is for one page.
         kunit::mm()?;
         for addr in [usize::MAX, usize::MAX - (P - 1), 1 << 63] {
             assert_eq!(PinGuard::<Source>::new(addr, 1).err(), Some(EFAULT));
@@ -755,7 +759,8 @@ mod tests {
             Some((run.0.bv_page.wrapping_add(at / P), at % P))
         };
         for start in [0, 1, P - 1] {
-            // Each page is a run, or not.
+            // In the first guard, each page is a run of its own; in the second, some runs are
+            // longer.
             for guard in [
                 PinGuard::<Source>::new(small + start, 5 * P - start)?,
                 memory.pin(start, LEN - start)?,
@@ -798,7 +803,7 @@ mod tests {
     fn only_what_was_written_to_is_dirtied() -> Result {
         let addr = kunit::anonymous(1)?;
         let guard = PinGuard::<Dest>::new(addr, P)?;
-        // SAFETY: The page is pinned, and then kept by the memory of this thread.
+        // SAFETY: The page is pinned, and mapped by this thread after that.
         let folio = unsafe { Folio::of(guard.runs()[0].as_bio_vec().bv_page) };
         assert!(!folio.is_dirty());
         drop(PinGuard::<Source>::new(addr, P)?);
@@ -868,7 +873,7 @@ mod tests {
             iov_base: (memory.addr + offset) as *mut c_void,
             iov_len: len,
         };
-        // The second begins where the first ends; the last is not there.
+        // The second segment begins where the first ends. Nothing is mapped at the last one.
         let vector = [
             segment(7, P),
             segment(P + 7, P),

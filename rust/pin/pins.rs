@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pins: looked up page by page, and kept in runs.
+//! Pins: looks up the pages of user memory, and keeps their pins in runs.
 
 use super::{
     folio::Folio,
@@ -17,21 +17,21 @@ use kernel::{
     prelude::*,
 };
 
-/// How many pages are looked up at a time.
+/// Maximum pages per lookup.
 pub(super) const CHUNK: usize = 128;
 
-/// Room for the addresses of as many pages, on the stack (1 KiB).
+/// Room for the page pointers of one lookup, on the stack (1 KiB).
 pub(super) type Chunk = [MaybeUninit<*mut bindings::page>; CHUNK];
 
-/// For how many pages that are to come there is room made at once: 64 KiB.
+/// Maximum runs to make room for in advance (64 KiB).
 const ROOM: usize = 4096;
 
-/// Pins that are being collected, in runs.
+/// Pins that a lookup collects in runs.
 ///
 /// May be dropped in any context. The drop releases the pins and dirties no page.
 pub(crate) struct Pins {
     runs: Runs,
-    /// Whether some page is not of anonymous memory.
+    /// Whether a page is not anonymous memory.
     any_file: bool,
 }
 
@@ -52,14 +52,18 @@ impl Pins {
         self.runs().iter().map(Run::pages).sum()
     }
 
-    /// Takes over the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in
-    /// the first on. `more` pages are to come.
+    /// Adds the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in the
+    /// first page on. The caller expects to add `more` pages later.
     ///
-    /// Errors: ENOMEM; the pins are released then.
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the runs. The pins are released, some of them when `self`
+    /// drops.
     ///
     /// # Safety
     ///
-    /// The first `count` of `pages` are set, and the caller owns one pin of each.
+    /// The first `count` of `pages` must be set. The caller must own one pin of each, and gives it
+    /// up.
     #[inline]
     unsafe fn push(
         &mut self,
@@ -79,7 +83,8 @@ impl Pins {
         if old == 0 {
             // SAFETY: The pages are pinned.
             if count > FEW && unsafe { Folio::small(left[0]) }.is_some() {
-                // If the first one is small, the others are, too, as a rule.
+                // If the first folio is small, the others usually are, too: make room for a run per
+                // page.
                 self.make_room(left, more.min(ROOM))?;
             }
         } else if offset == 0 {
@@ -96,7 +101,8 @@ impl Pins {
         while !left.is_empty() {
             left = self.fill(left);
             if !left.is_empty() {
-                // As many runs to a page as there have been, but those of this chunk for sure.
+                // Room for all pages of this lookup, and for later ones at the ratio of pages to
+                // runs so far.
                 let each = (count - left.len()).div_ceil(self.runs().len());
                 self.make_room(left, more.div_ceil(each.max(1)).min(ROOM))?;
             }
@@ -105,8 +111,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Has the run `first` start `offset` bytes later, and the last one end `rest` bytes earlier:
-    /// only the first page may start, and only the last may end, in its middle.
+    /// Makes the run `first` begin `offset` bytes later, and the last run end `rest` bytes earlier.
+    /// Only the first page of all may begin, and only the last may end, in its middle.
     #[inline]
     fn trim(&mut self, first: usize, offset: usize, rest: usize) {
         let runs = self.runs.as_mut_slice();
@@ -119,18 +125,21 @@ impl Pins {
         }
     }
 
-    /// Makes room for the runs of `pages` and `more` others. Errors: ENOMEM; `pages` are released
-    /// then.
+    /// Makes room for the runs of `pages` and for `more` other runs.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the runs. The pins of `pages` have been released.
     fn make_room(&mut self, pages: &[*mut bindings::page], more: usize) -> Result {
         self.runs.grow(pages.len() + more).inspect_err(|_| {
-            // SAFETY: These pins are ours, and in no run.
+            // SAFETY: The caller has given up these pins, and no run has them.
             unsafe { bindings::unpin_user_pages(pages.as_ptr().cast_mut(), pages.len()) };
         })
     }
 
     /// Makes runs of whole pages, as many as there is room for. Returns the pages that are left.
     ///
-    /// This is what a guard costs on top of the lookup of its pages.
+    /// This is the cost of a guard besides the lookup of its pages.
     #[inline]
     fn fill<'a>(&mut self, pages: &'a [*mut bindings::page]) -> &'a [*mut bindings::page] {
         let places = self.runs.spare();
@@ -160,12 +169,13 @@ impl Pins {
             }
         }
         self.any_file |= !all_anon;
-        // SAFETY: They are runs of pages that are pinned.
+        // SAFETY: The places have been filled with runs of pinned pages.
         unsafe { self.runs.add(to) };
         &pages[from..]
     }
 
-    /// The last run and the end of its folio, if the first of `pages` is the next one in the folio.
+    /// Returns the last run and the end of its folio, if the first of `pages` follows that run in
+    /// the folio.
     #[inline]
     fn continued_by(
         &mut self,
@@ -180,12 +190,13 @@ impl Pins {
         (page < folio_end).then_some((last, folio_end))
     }
 
-    /// The run of a guard whose pages are next to each other in one folio, if they are, and if none
-    /// of them has to be dirtied under a lock.
+    /// Returns the runs of a guard whose pages are one run, if they are, and if the release need
+    /// not dirty them under a lock.
     ///
     /// # Safety
     ///
-    /// The caller owns one pin of each of `pages`, and gives them up.
+    /// The caller must own one pin of each of `pages`. If this returns `Some`, the runs own the
+    /// pins.
     #[inline]
     unsafe fn one(
         pages: &[*mut bindings::page],
@@ -205,8 +216,12 @@ impl Pins {
         }
     }
 
-    /// The runs of a guard of `len` bytes of user memory at `addr`, of the current task, which are
-    /// `pages` pages.
+    /// Pins the `len` bytes of the current task's user memory at `addr`, which touch `pages` pages.
+    /// Returns the runs of the guard. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`PinGuard::new`](super::PinGuard::new).
     pub(super) fn user(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
@@ -230,7 +245,7 @@ impl Pins {
             };
             let got = to_count(got as isize)?;
             if got == pages {
-                // SAFETY: They are set, and their pins are ours.
+                // SAFETY: The lookup has set these pages, and this function owns their pins.
                 let one = unsafe {
                     let pages = slice::from_raw_parts(chunk.as_ptr().cast(), pages);
                     Self::one(pages, offset, len, gup_flags)
@@ -242,7 +257,7 @@ impl Pins {
             more = more.wrapping_sub(got);
             let bytes = got.wrapping_mul(PAGE_SIZE);
             let part = left.min(bytes.wrapping_sub(offset));
-            // SAFETY: The pins of the first `got` pages are ours.
+            // SAFETY: This function owns the pins of the first `got` pages.
             unsafe { pins.push(&chunk, got, offset, part, more) }?;
             if more == 0 {
                 break;
@@ -258,7 +273,7 @@ impl Pins {
         Ok(pins.runs)
     }
 
-    /// As [`Pins::user`], of [`FEW`] pages at most, by fewer instructions.
+    /// Like [`Pins::user`], for at most [`FEW`] pages, in fewer instructions.
     pub(super) fn few(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
@@ -275,14 +290,14 @@ impl Pins {
                 chunk.as_mut_ptr().cast(),
             )
         };
-        // Then there is an error, or somebody changes the memory: not the rule.
+        // There is an error, or somebody is changing the mappings. This is rare.
         if got != pages as c_int {
             let got = to_count(got as isize)?;
-            // SAFETY: The pins are ours.
+            // SAFETY: This function owns the pins.
             unsafe { bindings::unpin_user_pages(chunk.as_mut_ptr().cast(), got) };
             return Self::user(addr, len, pages, gup_flags);
         }
-        // SAFETY: They are set.
+        // SAFETY: The lookup has set these pages.
         let pages: &[_] = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), pages) };
         let mut runs = Runs::new();
         let mut all_anon = true;
@@ -300,18 +315,18 @@ impl Pins {
             at = 0;
         }
         if left == 0 && (all_anon || gup_flags & bindings::FOLL_WRITE == 0) {
-            // SAFETY: They are runs of pages that are pinned.
+            // SAFETY: The places have been filled with runs of pinned pages.
             unsafe { runs.add(pages.len()) };
             return Ok(runs);
         }
-        // SAFETY: The pins are ours.
+        // SAFETY: This function owns the pins.
         if let Some(runs) = unsafe { Self::one(pages, offset, len, gup_flags) } {
             return Ok(runs);
         }
         Self::of_pages(pages, offset, len, gup_flags)
     }
 
-    /// The runs of a guard of these pages, [`FEW`] at most.
+    /// Returns the runs of a guard of these pages, at most [`FEW`], whose pins the caller gives up.
     #[cold]
     fn of_pages(
         pages: &[*mut bindings::page],
@@ -320,14 +335,14 @@ impl Pins {
         gup_flags: u32,
     ) -> Result<Runs> {
         let mut pins = Self::new();
-        // All have room.
+        // All pages have room.
         pins.fill(pages);
         pins.trim(0, offset, pages.len() * PAGE_SIZE - offset - len);
         pins.prepare(len, gup_flags)?;
         Ok(pins.runs)
     }
 
-    /// As [`Pins::user`], of memory within a page.
+    /// Like [`Pins::user`], for memory within one page.
     pub(super) fn page(addr: usize, len: usize, gup_flags: u32) -> Result<Runs> {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
@@ -346,7 +361,9 @@ impl Pins {
 
     /// Prepares the release of a guard of `len` bytes.
     ///
-    /// Errors: ENOMEM.
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the [`Deferred`](super::Deferred).
     #[inline]
     fn prepare(&mut self, len: usize, gup_flags: u32) -> Result {
         let file = self.any_file && gup_flags & bindings::FOLL_WRITE != 0;
@@ -357,7 +374,7 @@ impl Pins {
         }
     }
 
-    /// How many pages [`Pins::pin_remote`] looks up at a time.
+    /// Maximum pages per call of [`Pins::pin_remote`].
     pub(crate) const CHUNK: usize = CHUNK;
 
     /// Pins up to `count` pages of `mm`, from `addr` on. Returns the number of pages, at least one.
@@ -394,9 +411,10 @@ impl Pins {
                 ptr::null_mut(),
             )
         };
-        // No page for no reason: fail, do not go on without it.
+        // `pin_user_pages_remote()` returned 0 without an error: fail the fork rather than leave
+        // the page unpinned.
         let got = if got == 0 { Err(ENOMEM) } else { to_count(got) }?;
-        // SAFETY: The pins of the first `got` pages are ours.
+        // SAFETY: This function owns the pins of the first `got` pages.
         unsafe { self.push(&pages, got, 0, got * PAGE_SIZE, 0) }?;
         Ok(got)
     }
@@ -427,7 +445,8 @@ impl Pins {
             )
         };
         let len = left.min(max);
-        // Other iterators are extracted without pins: there is nothing to own.
+        // `iov_iter_extract_pages()` takes no pins from other iterators, so there is nothing to
+        // own.
         if !user_backed || len == 0 {
             return Err(EINVAL);
         }
@@ -451,7 +470,7 @@ impl Pins {
             let pushed = to_count(got).and_then(|got| {
                 done += got;
                 let n = (offset + got).div_ceil(PAGE_SIZE);
-                // SAFETY: The pins of the first `n` pages are ours.
+                // SAFETY: This function owns the pins of the first `n` pages.
                 unsafe { pins.push(&pages, n, offset, got, (len - done) >> PAGE_SHIFT) }
             });
             if let Err(e) = pushed {
@@ -468,17 +487,18 @@ impl Pins {
     }
 }
 
-/// Whether `page` is the next one behind a run, and has room in it.
+/// Returns whether `page` is the next page behind the run, and the run may grow by it.
 #[inline]
 fn is_next(Run(run): &Run, page: *mut bindings::page) -> bool {
     let end = run.bv_offset as usize + run.bv_len as usize;
     end % PAGE_SIZE == 0
         && page == run.bv_page.wrapping_add(end >> PAGE_SHIFT)
-        // A run's length is a u32: larger folios are cut.
+        // The length of a run is a u32, so a larger folio has several runs.
         && end <= i32::MAX as usize
 }
 
-/// How many of `pages`, which are some, follow each other up to `end`.
+/// Returns how many of `pages` are physically contiguous with the first, up to `end`. `pages` must
+/// not be empty.
 #[inline]
 fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize {
     let mut next = pages[0].wrapping_add(1);
@@ -488,7 +508,7 @@ fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize 
     let most = (end as usize - pages[0] as usize) / size_of::<bindings::page>();
     let pages = &pages[..most.min(pages.len())];
     let mut n = 1;
-    // Four at a time: this is all that the pages of a huge page cost.
+    // Four at a time: for a huge page, this loop is all of the cost.
     for four in pages[1..].chunks_exact(4) {
         let differs = |i: usize| four[i] as usize ^ next.wrapping_add(i) as usize;
         if differs(0) | differs(1) | differs(2) | differs(3) != 0 {
@@ -504,8 +524,11 @@ fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize 
     n
 }
 
-/// The number of pages that `len` bytes at `addr` touch. EINVAL for no length or beyond the address
-/// space.
+/// Returns the number of pages that `len` bytes at `addr` touch.
+///
+/// # Errors
+///
+/// `EINVAL`: `len` is 0, or the range goes beyond the address space.
 #[inline]
 pub(super) fn count_pages(addr: usize, len: usize) -> Result<usize> {
     let last = addr.wrapping_add(len).wrapping_sub(1);
@@ -517,8 +540,9 @@ pub(super) fn count_pages(addr: usize, len: usize) -> Result<usize> {
         .wrapping_add(1))
 }
 
-/// What a lookup of pages returned: a count, or an errno. None at all is EFAULT, and so is the last
-/// page of the address space, for which `gup_fast_fallback()` has EOVERFLOW.
+/// Returns the number of pages of a lookup that returned `ret`, or its errno. No page at all is
+/// EFAULT. So is the last page of the address space, for which `gup_fast_fallback()` returns
+/// EOVERFLOW.
 pub(super) fn to_count(ret: isize) -> Result<usize> {
     match ret {
         0 => Err(EFAULT),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs: the pages of a guard, as devices and the stack take them.
+//! Runs: the pages of a guard, in the form in which devices and the network stack take them.
 
 use super::{charge::Charge, deferred::Deferred, folio::Folio};
 use crate::{
@@ -27,13 +27,14 @@ use kernel::{
 #[repr(transparent)]
 pub struct Run(pub(super) bindings::bio_vec);
 
-// SAFETY: A pin may be released by any thread.
+// SAFETY: Any thread may release a pin.
 unsafe impl Send for Run {}
 // SAFETY: `&self` only reads.
 unsafe impl Sync for Run {}
 
 impl Run {
-    /// `len` bytes from `offset` in `page` on, all in one folio; the caller gives up its pins.
+    /// Returns a run of `len` bytes from `offset` in `page` on. The bytes must be in one folio, and
+    /// the caller gives up its pins.
     #[inline]
     pub(super) fn new(page: *mut bindings::page, offset: usize, len: usize) -> Self {
         Self(bindings::bio_vec {
@@ -72,7 +73,7 @@ impl Run {
         &self.0
     }
 
-    /// As [`Run::as_bio_vec`].
+    /// Like [`Run::as_bio_vec`], for several runs.
     #[inline]
     pub(crate) fn as_bio_vecs(runs: &[Self]) -> &[bindings::bio_vec] {
         // SAFETY: A run is a transparent `bio_vec`.
@@ -85,10 +86,11 @@ impl Run {
         unsafe { Folio::of(self.0.bv_page) }
     }
 
-    /// Dirties the folio if that needs no lock, and says whether it is dirty now.
+    /// Dirties the folio if that needs no lock. Returns whether the folio is dirty now.
     ///
-    /// A folio of a file is dirtied under its lock, as it could be truncated meanwhile. One of
-    /// anonymous memory cannot, and its dirtying is a mere flag (`noop_dirty_folio()`).
+    /// A folio of a file must be dirtied under its lock, because it could be truncated meanwhile.
+    /// An anonymous folio cannot be truncated, and to dirty it only sets a flag
+    /// (`noop_dirty_folio()`).
     pub(super) fn try_dirty(&self) -> bool {
         let folio = self.folio();
         if !folio.is_dirty() {
@@ -102,38 +104,39 @@ impl Run {
     }
 }
 
-/// How many runs there is room for without an allocation.
+/// Number of runs that need no allocation.
 pub(super) const FEW: usize = 4;
-/// How many runs [`Many`] has room for by itself.
+/// Number of runs that [`Many`] has room for by itself.
 const MANY: usize = 16;
 
 /// Runs that own their pins. Dropping them releases the pins, in any context, without dirtying.
 ///
-/// Most guards have one run, and are moved around: a few runs need no allocation, and are a small
-/// value.
+/// Most guards have one run, and guards are moved around. So the value is small, and a few runs
+/// need no allocation.
 ///
 /// # Invariants
 ///
-/// The first `len` of `few`, or all that `many` has, are runs.
+/// The first `len` places of `few` hold runs. `len` is 0 if there is `many`, which holds the runs
+/// then.
 pub(crate) struct Runs {
     few: [MaybeUninit<Run>; FEW],
-    /// Of `few`. Zero if there is `many`.
     len: usize,
     many: Option<CachedBox<Many>>,
 }
 
-/// More runs than a few, and what only few guards have.
+/// Room for more than [`FEW`] runs, and the fields that few guards need.
 ///
 /// # Invariants
 ///
-/// The first `len` places of `vec`, or without it of `here`, are runs.
+/// The first `len` places of `vec`, or of `here` if `vec` is `None`, hold runs.
 pub(super) struct Many {
     here: [MaybeUninit<Run>; MANY],
-    /// Its own length is zero.
+    /// Only the room of this vector is used; its own length stays 0.
     vec: Option<KVVec<Run>>,
     len: usize,
-    /// Of a guard: how long it is, in bytes, and whether each run is a page of its own.
+    /// Length of the guard in bytes.
     pub(super) bytes: usize,
+    /// Whether each run of the guard is a page of its own.
     pub(super) single: bool,
     /// `Some` if there is a charge, or if the release may have to sleep: to dirty pages of files,
     /// or to free memory.
@@ -143,7 +146,7 @@ pub(super) struct Many {
 /// The slab cache for [`Many`]; the module creates it.
 pub(crate) static CACHE: Cache = Cache::new::<Many>(c"pin_guard_runs");
 
-// SAFETY: It is for this type.
+// SAFETY: The cache is for this type.
 unsafe impl Cached for Many {
     fn cache() -> &'static Cache {
         &CACHE
@@ -151,14 +154,18 @@ unsafe impl Cached for Many {
 }
 
 impl Many {
-    /// Errors: ENOMEM. May sleep.
+    /// Allocates room for at least `room` runs. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the runs.
     fn new(room: usize) -> Result<CachedBox<Self>> {
         let vec = if room > MANY {
             Some(KVVec::with_capacity(room, GFP_KERNEL)?)
         } else {
             None
         };
-        // INVARIANT: There are none.
+        // INVARIANT: There are no runs yet.
         CachedBox::init(
             init!(Self {
                 here: [const { MaybeUninit::uninit() }; MANY],
@@ -202,7 +209,7 @@ impl Many {
 impl Runs {
     #[inline]
     pub(super) const fn new() -> Self {
-        // INVARIANT: There are none.
+        // INVARIANT: There are no runs yet.
         Self {
             few: [const { MaybeUninit::uninit() }; FEW],
             len: 0,
@@ -214,7 +221,7 @@ impl Runs {
     pub(super) const fn one(run: Run) -> Self {
         let mut runs = Self::new();
         runs.few[0] = MaybeUninit::new(run);
-        // INVARIANT: The first is one.
+        // INVARIANT: The first place holds a run.
         runs.len = 1;
         runs
     }
@@ -249,7 +256,11 @@ impl Runs {
         self.many.as_deref_mut()
     }
 
-    /// What the release needs where it may have to sleep. Errors: ENOMEM. May sleep.
+    /// Returns the [`Deferred`], which a release needs if it may have to sleep. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the [`Deferred`].
     fn deferred(&mut self) -> Result<Pin<&mut Deferred>> {
         if self.many.is_none() {
             self.grow(0)?;
@@ -261,9 +272,12 @@ impl Runs {
         Ok(many.deferred.as_mut().ok_or(ENOMEM)?.as_mut())
     }
 
-    /// Prepares the release of a guard of `len` bytes, which dirties pages of a file or does not.
+    /// Prepares the release of a guard of `len` bytes; `file` says whether it will dirty pages of a
+    /// file. May sleep.
     ///
-    /// Errors: ENOMEM. May sleep.
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the [`Deferred`].
     pub(super) fn prepare(&mut self, len: usize, file: bool) -> Result {
         if file || self.free_sleeps() {
             self.deferred()?;
@@ -274,13 +288,17 @@ impl Runs {
         Ok(())
     }
 
-    /// Keeps the charge of a guard of `len` bytes. Errors: ENOMEM. May sleep.
+    /// Takes over the charge of a guard of `len` bytes. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the [`Deferred`].
     pub(super) fn charge(&mut self, charge: Charge, len: usize) -> Result {
         self.deferred()?.charge(charge);
         self.prepare(len, false)
     }
 
-    /// Forgets all but the first `len`.
+    /// Forgets all runs but the first `len`, and does not release their pins.
     #[inline]
     pub(super) fn truncate(&mut self, len: usize) {
         let all = match &mut self.many {
@@ -290,7 +308,8 @@ impl Runs {
         *all = len.min(*all);
     }
 
-    /// Whether freeing the room may sleep: kvmalloc() may have got it from vmalloc().
+    /// Returns whether it may sleep to free the memory of the runs: kvmalloc() may have got it from
+    /// vmalloc().
     #[inline]
     pub(super) fn free_sleeps(&self) -> bool {
         self.many
@@ -300,7 +319,7 @@ impl Runs {
             .is_some_and(|vec| unsafe { bindings::is_vmalloc_addr(vec.as_ptr().cast()) })
     }
 
-    /// The room that is left. [`Runs::add`] says how much of it has been used.
+    /// Returns the free places. [`Runs::add`] adds the runs that the caller writes there.
     #[inline]
     pub(super) fn spare(&mut self) -> &mut [MaybeUninit<Run>] {
         let (at, len, capacity) = match &mut self.many {
@@ -311,11 +330,11 @@ impl Runs {
         unsafe { slice::from_raw_parts_mut(at.wrapping_add(len), capacity - len) }
     }
 
-    /// Adds the first `count` of the room that is left.
+    /// Adds the runs in the first `count` of the free places.
     ///
     /// # Safety
     ///
-    /// They are runs, whose pins the caller gives up.
+    /// These places must hold runs, whose pins the caller gives up.
     #[inline]
     pub(super) unsafe fn add(&mut self, count: usize) {
         // INVARIANT: By the safety requirements.
@@ -325,31 +344,37 @@ impl Runs {
         }
     }
 
-    /// Makes room for `more` runs at least. May sleep. Errors: ENOMEM.
+    /// Makes room for at least `more` runs more. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the runs.
     pub(super) fn grow(&mut self, more: usize) -> Result {
         let len = self.as_slice().len();
-        // Twice as much: it may grow again and again.
+        // At least double the room, because the runs may grow many times.
         let mut many = Many::new((len + more).max(2 * len))?;
         // SAFETY: There is room for `len` runs.
         unsafe { ptr::copy_nonoverlapping(self.as_slice().as_ptr(), many.as_mut_ptr(), len) };
-        // INVARIANT: They have moved.
+        // INVARIANT: The runs have moved to these places.
         many.len = len;
         self.truncate(0);
         self.many = Some(many);
         Ok(())
     }
 
-    /// Releases the pins, of anonymous memory if it is to be dirtied. Any context. There are some.
+    /// Releases the pins, and first dirties the pages if `dirty`; they must be anonymous then.
+    /// There must be a run. Any context.
     #[inline]
     pub(super) fn unpin(&mut self, dirty: bool) {
         let runs = self.as_slice();
-        // SAFETY: By the type invariants of `Run`, which is a `bio_vec`, the pins are ours, and
-        // they are forgotten below.
+        // SAFETY: `Run` is a `bio_vec`, and by its type invariants the runs own the pins. They are
+        // forgotten below.
         unsafe { pin_guard_unpin(runs.as_ptr().cast(), runs.len(), dirty) };
         self.truncate(0);
     }
 
-    /// Releases the pins behind the first `len` bytes: not zero, and no more than there are.
+    /// Releases the pins of the bytes behind the first `len`, which must be at least 1, and at most
+    /// the bytes of all runs.
     pub(super) fn truncate_bytes(&mut self, len: usize) {
         let mut left = len;
         let mut runs = 0;
@@ -358,7 +383,7 @@ impl Runs {
             if keep < run.len() {
                 let pages = (run.offset() + keep).div_ceil(PAGE_SIZE);
                 let kept = if keep == 0 { 0 } else { pages };
-                // SAFETY: The pins of these pages are ours; they are in the run no more.
+                // SAFETY: The run owns these pins, and loses their pages below.
                 unsafe {
                     bindings::unpin_user_folio(
                         run.folio().as_raw(),
@@ -373,7 +398,7 @@ impl Runs {
         self.truncate(runs);
     }
 
-    /// Releases the pins after dirtying the pages. May sleep.
+    /// Dirties the pages, and then releases the pins. May sleep.
     pub(super) fn unpin_dirty(&mut self) {
         for run in self.as_slice() {
             // SAFETY: As above.
