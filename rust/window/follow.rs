@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows follow pages that are moved to another address, by mremap() or UFFDIO_MOVE.
+//! Makes windows follow pages that mremap() or UFFDIO_MOVE moves to another address.
 //!
-//! A window goes on to cover where it was: its I/O may look up pages there yet, and a move that fails takes
-//! the pages back. Each place that pages of it are moved to is one more piece. Pages that come back home, or
-//! to a place where they were before, need no other.
+//! A window continues to cover its old place, because its I/O may still look up pages there, and a
+//! move that fails takes the pages back. It gets one more piece for each place to which its pages
+//! move. Pages that return to their first place, or to another place where they have been before,
+//! need no new piece.
 
 use super::{
     flags, lock_sequence,
@@ -20,30 +21,37 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-/// The most pieces that a window may have, so that a lock is not held for long: two moves of a read with 1024
-/// segments.
+/// Maximum pieces per window, so that no lock is held for long. It allows two moves of a read with
+/// 1024 segments.
 const PIECES: usize = 2048;
 
-/// What an attempt to follow came to.
+/// The result of an attempt to follow a move.
 enum Attempt {
     Done,
-    /// So many more pieces are needed.
+    /// The stock has so many pieces too few.
     Missing(usize),
-    /// Some window has too many.
+    /// A window has the maximum number of pieces.
     Full,
 }
 
-/// Has the windows of `mm` cover what their pages in `from` are moved to, from `to` on. May sleep.
+/// Makes the windows of `mm` cover the places, from `to` on, to which their pages in `from` will
+/// move. May sleep.
 ///
-/// Errors: ENOMEM, with no window changed; also if some window has been moved to too many places.
+/// # Errors
 ///
-/// For mremap(), with the mmap lock held for write, before it moves anything: no fork, and no submission that
-/// would have to be followed, comes between. A call that takes back what was moved just now does nothing: nobody
-/// can have looked up pages in between.
+/// `ENOMEM`: there is no memory for the pieces, or a window has been moved to too many places. No
+/// window has changed.
+///
+/// # Context
+///
+/// mremap() calls this before it moves a page, and holds the mmap lock for write. So no fork runs
+/// in between, and no submission whose window would have to follow. If the call takes back the move
+/// that was made just before, under the same lock, it does nothing: nobody can have looked up pages
+/// in between.
 ///
 /// # Safety
 ///
-/// `mm` is valid.
+/// `mm` must be valid.
 pub(crate) unsafe fn follow(
     mm: *mut bindings::mm_struct,
     from: &Range<usize>,
@@ -75,7 +83,7 @@ pub(crate) unsafe fn follow(
     }
 }
 
-/// Whether the windows that touch `from` have room for one more move.
+/// Returns whether the windows that touch `from` may have one more piece each.
 pub(crate) fn have_room(mm: *const bindings::mm_struct, from: &Range<usize>) -> bool {
     let mut room = true;
     mm::with(mm, |state| {
@@ -86,10 +94,12 @@ pub(crate) fn have_room(mm: *const bindings::mm_struct, from: &Range<usize>) -> 
     room
 }
 
-/// Closes `arrivals`, a window of `mm` that has been open on the destination `to` of a UFFDIO_MOVE of `from` while
-/// that ran, and has the windows that touch `from` cover it instead. May sleep.
+/// Closes `arrivals`, and makes the windows of `mm` that touch `from` cover its place instead.
+/// `arrivals` must be a window of `mm` that has been open on the destination `to` while a
+/// UFFDIO_MOVE of `from` ran. May sleep.
 ///
-/// Also where pages have gone from there already, which `arrivals` has followed.
+/// If pages have already moved on from the destination, `arrivals` has followed them, and the
+/// windows now cover these places, too.
 pub(crate) fn arrive(
     mm: *const bindings::mm_struct,
     arrivals: Window,
@@ -104,7 +114,7 @@ pub(crate) fn arrive(
             entry.each_node(|node| {
                 let range = node.range();
                 let start = from.start + (node.home() - to);
-                // It has been made sure that there is room.
+                // No limit: `have_room` was true before the move.
                 if let Attempt::Missing(count) = state.follow(
                     &(start..start + range.len()),
                     range.start,
@@ -121,7 +131,8 @@ pub(crate) fn arrive(
         });
         match missing {
             None | Some(0) => return,
-            // It must be: not at the limit of a cgroup, whose OOM killer may be after this task.
+            // This must succeed, because the pages have moved. So the pieces are not charged to the
+            // memory cgroup: at its limit, the OOM killer may have chosen this task.
             Some(count) => {
                 while grow(&stock, count, GFP_KERNEL).is_err() {
                     fsleep(Delta::from_millis(1));
@@ -131,7 +142,7 @@ pub(crate) fn arrive(
     }
 }
 
-/// Adds `count` pieces to the stock, whose nodes will be others.
+/// Adds `count` pieces to the stock. [`Pieces::pop`] will replace their nodes.
 fn grow(stock: &Pieces, count: usize, flags: Flags) -> Result {
     for _ in 0..count {
         stock.push_new(Node::new(&(0..1)), flags)?;
@@ -139,7 +150,7 @@ fn grow(stock: &Pieces, count: usize, flags: Flags) -> Result {
     Ok(())
 }
 
-/// The window of a node that is in the tree, with the lock held.
+/// Returns the window of a node that is in the tree. The caller must hold the lock.
 fn node_entry(node: &Node) -> &Entry {
     // SAFETY: A window is valid while its nodes are in the tree.
     unsafe { &*node.entry() }
@@ -149,8 +160,8 @@ fn node_entry(node: &Node) -> &Entry {
 struct Move<'a> {
     from: &'a Range<usize>,
     to: usize,
-    /// If what leaves and what arrives overlap, which UFFDIO_MOVE allows: all of both. There a page may be moved
-    /// again and again.
+    /// If the source and the destination overlap, as UFFDIO_MOVE allows, the range that covers
+    /// both. In it, one UFFDIO_MOVE may move a page several times.
     hull: Option<Range<usize>>,
 }
 
@@ -165,12 +176,12 @@ impl<'a> Move<'a> {
         }
     }
 
-    /// All that arrives.
+    /// Returns the destination.
     fn arrival(&self) -> Range<usize> {
         self.to..self.to.saturating_add(self.from.len())
     }
 
-    /// Where what `node` has goes, and where it began.
+    /// Returns the place to which the moved bytes of `node` go, and their home (see [`Node`]).
     fn of(&self, node: &Node) -> (Range<usize>, usize) {
         let (range, from) = (node.range(), self.from);
         if let Some(hull) = &self.hull {
@@ -190,7 +201,7 @@ impl State {
             .tree
             .first_within(range)
             .map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: It is in the tree, and the lock is held. Nothing is removed meanwhile.
+        // SAFETY: The node is in the tree, and the lock is held. `f` removes no node.
         while let Some(node) = unsafe { at.as_ref() } {
             f(self, node);
             at = self
@@ -200,13 +211,14 @@ impl State {
         }
     }
 
-    /// Adds the pieces for a move, all or none, from the stock. `limit` is the most that a window may have.
+    /// Adds the pieces for a move from the stock, either all or none. `limit` is the maximum number
+    /// of pieces per window.
     fn follow(&mut self, from: &Range<usize>, to: usize, stock: &Pieces, limit: usize) -> Attempt {
         if from.is_empty() || to == from.start {
             return Attempt::Done;
         }
         let this = Move::new(from, to);
-        // Nothing has been there, as a rule: then nobody has to be asked.
+        // Usually no window covers any of the destination, so no window can cover `place` already.
         let fresh = this.hull.is_none() && self.tree.first_within(&this.arrival()).is_none();
         let (mut needed, mut full) = (0, false);
         self.each(from, |_, node| {
@@ -231,7 +243,8 @@ impl State {
             if let Some(piece) = stock.pop(Node::moved(&place, home)) {
                 let node = entry.moved.push(piece);
                 node.set_entry(entry);
-                // SAFETY: It is new, and in a box; the window's end removes it.
+                // SAFETY: The node is new, and in a box, so it does not move. The drop of the
+                // window removes it.
                 unsafe { state.tree.insert(node) };
             }
         });
@@ -240,7 +253,8 @@ impl State {
 }
 
 impl Entry {
-    /// Whether it covers the bytes from `home` on at `place` already. Under the lock.
+    /// Returns whether the window already covers `place` for the bytes whose home is `home`. Under
+    /// the lock.
     fn covers(&self, place: &Range<usize>, home: usize) -> bool {
         let shift = place.start.wrapping_sub(home);
         shift == 0

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! debugfs `windows`: the open windows, a line for each range, in order of address within an mm.
+//! debugfs `windows`: the open windows, with a line for each range, in order of address within an
+//! mm.
 //!
-//! A reader has a *cursor* at the node that is next; a window that closes moves those that are at its nodes
-//! on. So no lock is held from one line to the next, and a window that is open all the time is listed once.
+//! Each reader has a *cursor* at the node that it shows next. A window that closes moves the
+//! cursors at its nodes to the next node. So a reader holds no lock from one line to the next, and
+//! a window that is open all the time is listed once.
 //!
 //! C: `fs/seq_file.c`.
 
@@ -26,14 +28,14 @@ use kernel::{
     types::Opaque,
 };
 
-/// Where a reader is in the windows of an mm; used under their lock.
+/// The position of a reader in the windows of an mm. Used under the lock of these windows.
 pub(super) struct Cursor {
-    /// The node that is next, or was last if `shown`; null behind the last one.
+    /// The node to show next, or if `shown`, the node shown last; null behind the last node.
     at: Cell<*const Node>,
     shown: Cell<bool>,
-    /// The cursor of another reader.
+    /// The cursor of another reader of the same mm.
     next: Cell<*const Cursor>,
-    /// Others have it while a reader is borrowed.
+    /// Others access the cursor while its reader is borrowed mutably.
     _pin: PhantomPinned,
 }
 
@@ -47,7 +49,7 @@ impl Cursor {
         self.shown.set(false);
     }
 
-    /// Moves on if it is at `gone`, which is about to leave `tree`.
+    /// Moves to the next node if the cursor is at `gone`, which is about to leave `tree`.
     pub(super) fn leave(&self, gone: &Node, tree: &Tree) {
         if ptr::eq(self.at.get(), gone) {
             self.go(tree.next(gone));
@@ -76,11 +78,11 @@ impl Cursor {
     }
 }
 
-/// One reading of the file.
+/// The position in an open file.
 ///
 /// # Invariants
 ///
-/// `cursor` is in the list of `mm`, if there is one.
+/// If `mm` is `Some`, `cursor` is in the list of its cursors.
 struct Reader {
     bucket: usize,
     mm: Option<MmRef>,
@@ -88,7 +90,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Goes to the first window of the next mm, behind the one with address `after` in the current bucket.
+    /// Goes to the first window of the next mm: that of the next higher address than `after` in the
+    /// current bucket, or the first one in a later bucket. Returns whether there is one.
     fn next_mm(&mut self, mut after: usize) -> bool {
         self.leave();
         while self.bucket < BUCKETS {
@@ -103,7 +106,7 @@ impl Reader {
                 self.cursor.add(&mut state);
                 !self.cursor.at.get().is_null()
             };
-            // INVARIANT: Added just now.
+            // INVARIANT: The cursor has been added above.
             self.mm = Some(mm);
             if found {
                 return true;
@@ -124,11 +127,11 @@ impl Reader {
         self.bucket = 0;
     }
 
-    /// Goes to the next window, if that where it is has been shown.
+    /// Goes to the next window, if that at the cursor has been shown. Returns whether there is one.
     fn next(&mut self) -> bool {
         if let Some(mm) = &self.mm {
             let state = mm.state.lock();
-            // SAFETY: The node that a cursor is at is in the tree.
+            // SAFETY: A cursor points to a node in the tree, or is null.
             let at = unsafe { self.cursor.at.get().as_ref() };
             if let Some(node) = at.filter(|_| self.cursor.shown.get()) {
                 self.cursor.go(state.tree.next(node));
@@ -137,7 +140,8 @@ impl Reader {
         self.stay()
     }
 
-    /// Stays at a window, or goes to the next one if there is none where it is.
+    /// Stays at the cursor, or goes to the next mm if the cursor is behind the last window. Returns
+    /// whether there is a window.
     fn stay(&mut self) -> bool {
         let Some(mm) = &self.mm else {
             return self.next_mm(0);
@@ -155,7 +159,7 @@ impl Reader {
             return;
         };
         let _state = mm.state.lock();
-        // SAFETY: The node that a cursor is at is in the tree, and its window open.
+        // SAFETY: A cursor points to a node in the tree, whose window is open, or is null.
         if let Some(node) = unsafe { self.cursor.at.get().as_ref() } {
             // SAFETY: As above.
             unsafe { &*node.entry() }.show(m, node.range());
@@ -173,7 +177,7 @@ impl Drop for Reader {
 impl Entry {
     fn show(&self, m: &SeqFile, range: Range<usize>) {
         let comm = BStr::from_bytes(self.comm.split(|&c| c == 0).next().unwrap_or_default());
-        // SAFETY: It only computes.
+        // SAFETY: This function only computes.
         let age =
             unsafe { bindings::jiffies64_to_msecs(jiffies().wrapping_sub(self.opened) as u64) };
         let Range { start, end } = range;
@@ -181,20 +185,20 @@ impl Entry {
     }
 }
 
-/// What `start` returns for the line with the names of the columns (SEQ_START_TOKEN).
+/// `start` returns this for the line with the names of the columns (SEQ_START_TOKEN).
 const HEAD: *mut c_void = ptr::without_provenance_mut(1);
 
 /// # Safety
 ///
-/// `m` is an open file of [`List`].
+/// `m` must be that of an open file of [`List`], and its mutex must be held.
 unsafe fn reader<'a>(m: *mut bindings::seq_file) -> &'a mut Reader {
-    // SAFETY: `open` has set it; the seq_file's mutex is held.
+    // SAFETY: `open` has set `private`. The mutex is held, so nobody else uses the reader.
     unsafe { &mut *(*m).private.cast() }
 }
 
 /// # Safety
 ///
-/// The arguments are those of a `seq_operations` of [`List`].
+/// The arguments must be those of a `seq_operations` of [`List`].
 unsafe extern "C" fn start(m: *mut bindings::seq_file, pos: *mut bindings::loff_t) -> *mut c_void {
     // SAFETY: The arguments are those of a `seq_operations`.
     let (reader, pos) = unsafe { (reader(m), *pos) };
@@ -202,7 +206,7 @@ unsafe extern "C" fn start(m: *mut bindings::seq_file, pos: *mut bindings::loff_
         reader.rewind();
         return HEAD;
     }
-    // Where it was, or what came in its place.
+    // Continue at the cursor, which may have moved to the next node since.
     if reader.mm.is_some() && reader.stay() {
         ptr::from_mut(reader).cast()
     } else {
@@ -212,7 +216,7 @@ unsafe extern "C" fn start(m: *mut bindings::seq_file, pos: *mut bindings::loff_
 
 /// # Safety
 ///
-/// The arguments are those of a `seq_operations` of [`List`].
+/// The arguments must be those of a `seq_operations` of [`List`].
 unsafe extern "C" fn next(
     m: *mut bindings::seq_file,
     _at: *mut c_void,
@@ -234,7 +238,7 @@ extern "C" fn stop(_m: *mut bindings::seq_file, _at: *mut c_void) {}
 
 /// # Safety
 ///
-/// The arguments are those of a `seq_operations` of [`List`].
+/// The arguments must be those of a `seq_operations` of [`List`].
 unsafe extern "C" fn show(m: *mut bindings::seq_file, at: *mut c_void) -> c_int {
     // SAFETY: The arguments are those of a `seq_operations`.
     let (reader, m) = unsafe { (reader(m), SeqFile::from_raw(m)) };
@@ -255,7 +259,7 @@ static OPERATIONS: bindings::seq_operations = bindings::seq_operations {
 
 /// # Safety
 ///
-/// The arguments are those of a `file_operations` of [`List`].
+/// The arguments must be those of a `file_operations` of [`List`].
 unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
     let reader = Reader {
         bucket: 0,
@@ -271,11 +275,11 @@ unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::fil
         Ok(reader) => reader,
         Err(_) => return ENOMEM.to_errno(),
     };
-    // SAFETY: `file` is being opened.
+    // SAFETY: The VFS is opening `file`.
     if let Err(e) = to_result(unsafe { bindings::seq_open(file, &OPERATIONS) }) {
         return e.to_errno();
     }
-    // SAFETY: `seq_open()` has put a `seq_file` there.
+    // SAFETY: `seq_open()` has set `private_data` to a `seq_file`.
     unsafe {
         (*(*file).private_data.cast::<bindings::seq_file>()).private = KBox::into_raw(reader).cast()
     };
@@ -284,9 +288,9 @@ unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::fil
 
 /// # Safety
 ///
-/// The arguments are those of a `file_operations` of [`List`].
+/// The arguments must be those of a `file_operations` of [`List`].
 unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-    // SAFETY: `open` has set these, and nobody uses them any more.
+    // SAFETY: `open` has set both, and nobody uses them any more.
     unsafe {
         let m = (*file).private_data.cast::<bindings::seq_file>();
         drop(KBox::from_raw((*m).private.cast::<Reader>()));
@@ -294,7 +298,7 @@ unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::f
     }
 }
 
-/// The file, from creation to drop.
+/// The file, which exists from creation to drop.
 #[pin_data(PinnedDrop)]
 pub(crate) struct List {
     #[pin]
@@ -302,17 +306,17 @@ pub(crate) struct List {
     dentry: Cell<*mut bindings::dentry>,
 }
 
-// SAFETY: `dentry` is set before anybody else has it.
+// SAFETY: `dentry` is set before another thread has the value.
 unsafe impl Send for List {}
 // SAFETY: As above.
 unsafe impl Sync for List {}
 
 impl List {
-    /// Creates the file in the directory of debugfs that is called `directory`.
+    /// Creates the file in the debugfs directory that is called `directory`.
     pub(crate) fn new(directory: &'static CStr) -> impl PinInit<Self> {
         pin_init!(Self {
             operations <- Opaque::ffi_init(|slot: *mut bindings::file_operations| {
-                // SAFETY: `slot` is valid for writes; operations may be missing.
+                // SAFETY: `slot` is valid for writes. Operations may be null.
                 unsafe {
                     slot.write_bytes(0, 1);
                     (*slot).owner = this_module!().as_ptr();
@@ -325,8 +329,9 @@ impl List {
             dentry: Cell::new(ptr::null_mut()),
         })
         .pin_chain(move |this| {
-            // SAFETY: The operations stay where they are until `drop` removes the file. Without the
-            // directory, or with an error for one, none is made.
+            // SAFETY: The operations stay where they are until `drop` removes the file. If there is
+            // no directory, no file is created; `drop` passes an error of debugfs back to debugfs,
+            // which ignores it.
             unsafe {
                 let parent = bindings::debugfs_lookup(directory.as_char_ptr(), ptr::null_mut());
                 if parent.is_null() {
@@ -350,7 +355,8 @@ impl List {
 #[pinned_drop]
 impl PinnedDrop for List {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: It came from debugfs, or is null; this waits for who is in the operations.
+        // SAFETY: The dentry came from debugfs, or is null. This waits for calls that are in the
+        // operations.
         unsafe { bindings::debugfs_remove(self.dentry.get()) };
     }
 }

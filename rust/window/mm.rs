@@ -2,10 +2,11 @@
 
 //! The open windows of each mm.
 //!
-//! An [`MmWindows`] is found by the address of its mm in a hash table whose chains are read under RCU, so
-//! that a fork learns without a lock that its mm has none. Who uses one may not sleep meanwhile, or holds an
-//! [`MmRef`]. One that has no users any more stays in the chain for the next, whatever mm that is of: a
-//! process that reads one block after the other allocates it once, and takes no lock but its own.
+//! A hash table finds the [`MmWindows`] of an mm by the address of the mm. Its chains are read
+//! under RCU, so a fork learns without a lock that its mm has no windows. Whoever uses an
+//! `MmWindows` holds an [`MmRef`], or does not sleep meanwhile. If an `MmWindows` loses its last
+//! user, it can stay in its chain for the next mm of that chain. So a process that reads one block
+//! after the other allocates it once, and takes no lock but its own.
 
 use super::{
     list::Cursor,
@@ -30,11 +31,14 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// - It is in the chain of the bucket of `mm`, from when it has been allocated until it `is_gone`.
-/// - `mm`, `users` and `is_gone` change under the lock of `state`; `mm` and `is_gone` only while there are no
-///   users, and under the lock of the bucket, too.
-/// - While there are users, this holds a reference on the `mm_struct`; the windows in `state` are among them.
-/// - Without users it is the one that the bucket keeps, or somebody is about to look at that.
+/// - It is in the hash chain of the bucket of `mm`, from when it is first given to an mm until it
+///   `is_gone`.
+/// - `mm`, `users` and `is_gone` change under the lock of `state`. `mm` and `is_gone` change only
+///   while there are no users, and also under the lock of the bucket.
+/// - While there are users, it holds a reference on the `mm_struct`. Each window in `state` is a
+///   user.
+/// - Without users, it is the one that the bucket keeps, or somebody is about to pass it to
+///   `Bucket::retire`.
 #[pin_data]
 pub(super) struct MmWindows {
     next: Atomic<*mut MmWindows>,
@@ -45,14 +49,14 @@ pub(super) struct MmWindows {
     pub(super) state: SpinLock<State>,
 }
 
-/// What the lock of an [`MmWindows`] protects.
+/// The data that the lock of an [`MmWindows`] protects.
 pub(super) struct State {
     pub(super) tree: Tree,
-    /// Whether it has left the chain.
+    /// Whether the [`MmWindows`] has left its chain.
     is_gone: bool,
-    /// How many windows have been opened, since `opened` of the bucket was told.
+    /// Number of opened windows that are not yet in `opened` of the bucket.
     pub(super) opened: usize,
-    /// The readers of debugfs `windows` that are at this mm.
+    /// The cursors of the readers of debugfs `windows` that are at this mm.
     pub(super) cursors: *const Cursor,
     /// The last VMA copy that found windows: the child's mm and the VMA's start.
     pub(super) last_copy: (usize, usize),
@@ -75,11 +79,11 @@ impl State {
         }
     }
 
-    /// Takes `node` out of the tree.
+    /// Removes `node` from the tree, and moves the cursors on it to the next node.
     ///
     /// # Safety
     ///
-    /// `node` is in the tree.
+    /// `node` must be in the tree.
     pub(super) unsafe fn remove(&mut self, node: &Node) {
         let mut cursor = self.cursors;
         // SAFETY: The cursors in the list are valid, and used under the lock.
@@ -94,18 +98,19 @@ impl State {
 
 #[pin_data]
 struct Bucket {
-    /// The first one of the chain: in `pin_guard_chain`, where the fork hook looks.
+    /// The first [`MmWindows`] of the chain. It is in `pin_guard_chain`, where the fork hook looks.
     head: &'static Atomic<*mut MmWindows>,
     opened: Atomic<usize>,
-    /// The one of the chain that stays there without users, for the next mm, or null. Changes under `lock`; from
-    /// one to another only while that one has users, and under its own lock, too.
+    /// The [`MmWindows`] that stays in the chain without users, for the next mm; or null. It
+    /// changes under `lock`. It changes from one [`MmWindows`] to another only while the former has
+    /// users, and also under the former's lock.
     kept: Atomic<*mut MmWindows>,
-    /// For changes of the chain. Taken before that of an [`MmWindows`].
+    /// Protects the chain against other writers. Taken before the lock of an [`MmWindows`].
     #[pin]
     lock: SpinLock<()>,
 }
 
-/// PIN_GUARD_CHAIN_BITS
+/// PIN_GUARD_CHAIN_BITS in helpers.h.
 const BUCKET_BITS: u32 = 8;
 pub(super) const BUCKETS: usize = 1 << BUCKET_BITS;
 
@@ -114,26 +119,32 @@ pub(super) const BUCKETS: usize = 1 << BUCKET_BITS;
 /// Initialised by [`Registry::new`] before anything else in this file runs.
 struct Buckets(Opaque<[Bucket; BUCKETS]>);
 
-// SAFETY: A bucket is made of atomics and a lock.
+// SAFETY: A bucket consists of atomics and a lock.
 unsafe impl Sync for Buckets {}
 
 static BUCKET: Buckets = Buckets(Opaque::uninit());
 
-/// The table, from the module's init to its exit.
+/// The hash table, from the module's init to its exit.
 pub(crate) struct Registry {
     _entries: Created,
 }
 
 impl Registry {
-    /// Errors: ENOMEM. May sleep.
+    /// Initialises the hash table. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the slab cache of the windows.
     ///
     /// # Safety
     ///
-    /// Once, before any window is opened or looked for; dropped when nobody can do so any more.
+    /// The caller must call this once, before anybody opens or looks for a window. It must drop the
+    /// value when nobody can do so any more.
     pub(crate) unsafe fn new() -> Result<Self> {
-        // SAFETY: By the safety requirements; each window holds a reference on the module.
+        // SAFETY: By the safety requirements. Whoever has a window holds a reference on the module.
         let entries = unsafe { ENTRIES.create() }?;
-        // SAFETY: An array of as many pointers, null at first, that only this file writes to.
+        // SAFETY: The array has as many pointers, which are null at first, and only this file
+        // writes to them.
         let heads: &[Atomic<*mut MmWindows>; BUCKETS] =
             unsafe { &*(&raw const pin_guard_chain).cast() };
         for (i, head) in heads.iter().enumerate() {
@@ -143,7 +154,8 @@ impl Registry {
                 kept: Atomic::new(ptr::null_mut()),
                 lock <- new_spinlock!((), "pin_guard_bucket"),
             });
-            // SAFETY: The static is pinned, in bounds, and by the safety requirements not yet in use.
+            // SAFETY: The static does not move, and by the safety requirements nobody uses it yet.
+            // `i` is in bounds.
             unsafe { init_at(BUCKET.0.get().cast::<Bucket>().add(i), bucket) };
         }
         Ok(Self { _entries: entries })
@@ -155,8 +167,8 @@ impl Drop for Registry {
         for bucket in buckets() {
             let mut at = bucket.head.load(Relaxed);
             while !at.is_null() {
-                // SAFETY: It was allocated as such, and nobody has it: each window holds a reference on
-                // the module.
+                // SAFETY: It is from `KBox::into_raw`, and nobody uses it: whoever has a window
+                // holds a reference on the module.
                 let windows = unsafe { KBox::from_raw(at) };
                 at = windows.next.load(Relaxed);
             }
@@ -170,14 +182,15 @@ fn buckets() -> &'static [Bucket; BUCKETS] {
 }
 
 fn bucket(mm: *const bindings::mm_struct) -> &'static Bucket {
-    // SAFETY: By the invariants of `Buckets`; the chain has a number of `BUCKET_BITS`.
+    // SAFETY: By the invariants of `Buckets`. `pin_guard_chain_of()` returns a number of
+    // `BUCKET_BITS` bits.
     unsafe { &*BUCKET.0.get().cast::<Bucket>().add(pin_guard_chain_of(mm)) }
 }
 
-/// Reads a pointer as rcu_dereference() does: `Atomic` makes a call of it.
+/// Reads a pointer like rcu_dereference(). Not `Atomic::load()`, which calls a C helper.
 #[inline(always)]
 fn read<T>(pointer: &Atomic<*mut T>) -> *mut T {
-    // SAFETY: An atomic may be read at any time.
+    // SAFETY: The pointer is valid, and an atomic may be read at any time.
     unsafe { pointer.as_ptr().read_volatile() }
 }
 
@@ -191,20 +204,22 @@ fn get(number: &Atomic<usize>) -> usize {
 /// WRITE_ONCE(), as above.
 #[inline(always)]
 fn set(number: &Atomic<usize>, value: usize) {
-    // SAFETY: An atomic may be written at any time.
+    // SAFETY: The pointer is valid, and an atomic may be written at any time.
     unsafe { number.as_ptr().write_volatile(value) };
 }
 
 impl Bucket {
-    /// All of the chain.
+    /// Returns an iterator over the chain.
     ///
     /// # Safety
     ///
-    /// Under RCU, for as long as the iterator and what comes of it lives; or the bucket is locked.
+    /// The caller must be under RCU for as long as it uses the iterator and its items, or must hold
+    /// the lock of the bucket.
     unsafe fn chain<'a>(&self) -> impl Iterator<Item = &'a MmWindows> {
         let mut at = read(self.head);
         core::iter::from_fn(move || {
-            // SAFETY: What is in the chain is freed after a grace period.
+            // SAFETY: A value of the chain is freed only when it has left the chain, and after a
+            // grace period.
             let windows = unsafe { at.as_ref() }?;
             at = read(&windows.next);
             Some(windows)
@@ -222,12 +237,12 @@ impl Bucket {
 
     /// # Safety
     ///
-    /// The bucket is locked, and `gone` is in the chain.
+    /// The caller must hold the lock of the bucket, and `gone` must be in the chain.
     unsafe fn unlink(&self, gone: *const MmWindows) {
         let mut link = self.head;
         loop {
             let at = link.load(Relaxed);
-            // SAFETY: `gone` is in the chain, so the end of it is not met.
+            // SAFETY: `gone` is in the chain, so this does not reach the end of the chain.
             let windows = unsafe { &*at };
             if ptr::eq(at, gone) {
                 link.store(windows.next.load(Relaxed), Release);
@@ -259,18 +274,19 @@ impl MmWindows {
         read(&self.mm)
     }
 
-    /// Becomes one more user; `state` is its own.
+    /// Adds a user. `state` must be that of `self`.
     fn join(&self, _state: &mut State) -> MmRef {
         set(&self.users, get(&self.users) + 1);
-        // INVARIANT: Counted just now.
+        // INVARIANT: The user has been counted above.
         MmRef(NonNull::from(self))
     }
 
-    /// Becomes a user, if it is of `mm` still, and may be the first; `state` is its own.
+    /// Adds a user, perhaps the first one, if `self` is still that of `mm`. `state` must be that of
+    /// `self`.
     ///
     /// # Safety
     ///
-    /// `mm` is valid.
+    /// `mm` must be valid.
     #[inline]
     unsafe fn join_for(&self, state: &mut State, mm: *mut bindings::mm_struct) -> Option<MmRef> {
         if !ptr::eq(self.mm(), mm) || state.is_gone {
@@ -283,21 +299,22 @@ impl MmWindows {
         Some(self.join(state))
     }
 
-    /// Becomes one more user, if there is one and `mm` is still the one that is meant.
+    /// Adds a user if there is one already, and if `self` is still that of `mm`.
     fn try_use(&self, mm: *const bindings::mm_struct) -> Option<MmRef> {
         let mut state = self.state.lock();
         (get(&self.users) != 0 && ptr::eq(self.mm(), mm)).then(|| self.join(&mut state))
     }
 }
 
-/// Keeps an [`MmWindows`] with its mm.
+/// A user of an [`MmWindows`]. While it lives, the [`MmWindows`] is not freed, and stays that of
+/// its mm.
 ///
 /// # Invariants
 ///
-/// One of its users.
+/// `users` counts this value.
 pub(super) struct MmRef(NonNull<MmWindows>);
 
-// SAFETY: Users are counted, not told apart.
+// SAFETY: A user is only counted, so any thread may drop it.
 unsafe impl Send for MmRef {}
 // SAFETY: As above.
 unsafe impl Sync for MmRef {}
@@ -312,12 +329,16 @@ impl core::ops::Deref for MmRef {
 }
 
 impl MmRef {
-    /// Becomes a user of the windows of `mm`, and calls `f` with that, under their lock. Errors: ENOMEM. Sleeps
-    /// if `flags` may.
+    /// Becomes a user of the windows of `mm`, and calls `f` with this user, under the lock of the
+    /// windows. Sleeps if `flags` allow it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for an [`MmWindows`].
     ///
     /// # Safety
     ///
-    /// `mm` is valid.
+    /// `mm` must be valid.
     #[inline]
     pub(super) unsafe fn open<R>(
         mm: *mut bindings::mm_struct,
@@ -326,7 +347,7 @@ impl MmRef {
     ) -> Result<R> {
         {
             let _rcu = rcu::read_lock();
-            // SAFETY: Under RCU.
+            // SAFETY: `_rcu` is held.
             if let Some(windows) = unsafe { bucket(mm).find(mm) } {
                 let mut state = windows.state.lock();
                 // SAFETY: By the safety requirements.
@@ -337,17 +358,18 @@ impl MmRef {
         }
         // SAFETY: By the safety requirements.
         let user = unsafe { Self::first(mm, flags) }?;
-        // SAFETY: By the type invariants; whatever `f` does with it, it is under the lock.
+        // SAFETY: By the type invariants. A user leaves only under the lock, so the value is valid
+        // until this function has released the lock.
         let windows = unsafe { &*user.0.as_ptr() };
         let mut state = windows.state.lock();
         Ok(f(user, &mut state))
     }
 
-    /// The same, if nobody has it, or nobody had when one looked.
+    /// The slow path of `open`: the chain had no [`MmWindows`] for `mm`, or that has gone since.
     ///
     /// # Safety
     ///
-    /// `mm` is valid.
+    /// `mm` must be valid.
     #[cold]
     unsafe fn first(mm: *mut bindings::mm_struct, flags: Flags) -> Result<Self> {
         let bucket = bucket(mm);
@@ -362,7 +384,7 @@ impl MmRef {
                     return Ok(user);
                 }
             }
-            // SAFETY: What is kept is in the chain, and the bucket is locked.
+            // SAFETY: The kept value is in the chain, and the bucket is locked.
             if let Some(windows) = unsafe { read(&bucket.kept).as_ref() } {
                 let mut state = windows.state.lock();
                 if get(&windows.users) == 0 {
@@ -371,9 +393,9 @@ impl MmRef {
                 }
             }
             if let Some(new) = new.take() {
-                // SAFETY: It does not move.
+                // SAFETY: The value does not move.
                 let new = KBox::into_raw(unsafe { Pin::into_inner_unchecked(new) });
-                // SAFETY: It is valid until it is freed, by `retire` or with the registry.
+                // SAFETY: The value is valid until `retire` or the drop of the registry frees it.
                 let windows = unsafe { &*new };
                 // SAFETY: By the safety requirements.
                 let user = unsafe { windows.give_to(&mut windows.state.lock(), mm) };
@@ -386,7 +408,7 @@ impl MmRef {
         }
     }
 
-    /// Calls `f` under the lock, and is no user any more.
+    /// Calls `f` under the lock, and then drops the user.
     #[inline]
     pub(super) fn leave(self, f: impl FnOnce(&mut State)) {
         let this = mem::ManuallyDrop::new(self);
@@ -403,11 +425,11 @@ impl MmRef {
 }
 
 impl MmWindows {
-    /// Becomes the first user, for `mm`; `state` is its own.
+    /// Gives the value to `mm`, and adds the first user. `state` must be that of `self`.
     ///
     /// # Safety
     ///
-    /// The bucket is locked, and is that of `mm`, which is valid; there are no users.
+    /// `mm` must be valid, the caller must hold the lock of its bucket, and there must be no users.
     unsafe fn give_to(&self, state: &mut State, mm: *mut bindings::mm_struct) -> MmRef {
         // SAFETY: By the safety requirements.
         unsafe { bindings::mmgrab(mm) };
@@ -415,49 +437,50 @@ impl MmWindows {
         self.join(state)
     }
 
-    /// What is left to do when there are no users; `state` is its own.
+    /// Ends the use by the current mm, when the last user has gone. `state` must be that of `self`.
     fn end(&self, mut state: Guard<'_, State, SpinLockBackend>) {
         let mm = self.mm();
         let bucket = bucket(mm);
         // The next mm may have the same addresses.
         state.last_copy = (0, 0);
         state.last_move = (0, 0, 0);
-        // From here on others may use it, and have it retire.
+        // After the unlock others may use the value, and retire it.
         let _rcu = rcu::read_lock();
         let kept = ptr::eq(read(&bucket.kept), self);
         drop(state);
         if !kept {
             bucket.retire(self);
         }
-        // SAFETY: By the invariants of `MmWindows` it held a reference.
+        // SAFETY: By the invariants of `MmWindows`, it held a reference on the mm.
         unsafe { bindings::mmdrop(mm) };
     }
 }
 
 #[cfg(CONFIG_KUNIT = "y")]
 impl MmWindows {
-    /// Whether it stays in its chain without users.
+    /// Returns whether the value would stay in its chain without users.
     pub(super) fn is_kept(&self) -> bool {
         ptr::eq(read(&bucket(self.mm()).kept), self)
     }
 
-    /// What the last user does who was not the last one to get there. Under RCU.
+    /// Retires the value as a last user would who is late: others have used the value since. The
+    /// caller must be under RCU.
     pub(super) fn retire_late(&self) {
         bucket(self.mm()).retire(self);
     }
 }
 
 impl Bucket {
-    /// Keeps `windows`, which had no users a moment ago, or frees it. Under RCU.
+    /// Keeps `windows`, which had no users a moment ago, or frees it. The caller must be under RCU.
     #[cold]
     fn retire(&self, windows: &MmWindows) {
         let _locked = self.lock.lock();
         let this = ptr::from_ref(windows).cast_mut();
-        // By somebody else who was the last user meanwhile. Nobody can now.
+        // A later last user has retired it. From here on nobody can, because the bucket is locked.
         if windows.state.lock().is_gone {
             return;
         }
-        // SAFETY: What is kept is in the chain, and the bucket is locked.
+        // SAFETY: The kept value is in the chain, and the bucket is locked.
         if let Some(kept) = unsafe { read(&self.kept).as_ref() } {
             let state = kept.state.lock();
             if ptr::eq(kept, this) {
@@ -472,15 +495,17 @@ impl Bucket {
                 state.is_gone = true;
                 self.opened.add(mem::take(&mut state.opened), Relaxed);
                 drop(state);
-                // SAFETY: The bucket is locked, and this is in its chain. Nobody finds it there any more, and
-                // who found it before is under RCU. There is nothing in it to be dropped.
+                // SAFETY: The bucket is locked, and `this` is in its chain. Nobody finds it there
+                // any more, and whoever has found it before is under RCU. It has no field that must
+                // be dropped.
                 unsafe {
                     self.unlink(this);
                     bindings::kvfree_call_rcu((*this).rcu.get().cast(), this.cast());
                 }
                 return;
             }
-            // Under its lock: when its users leave they see it.
+            // This still holds the lock of the value that was kept, so its last user will see the
+            // change.
             self.kept.store(this, Relaxed);
             return;
         }
@@ -490,46 +515,49 @@ impl Bucket {
 
 impl Drop for MmRef {
     fn drop(&mut self) {
-        // SAFETY: It is not used any more.
+        // SAFETY: `self` is not used again.
         unsafe { ptr::read(self) }.leave(|_| ());
     }
 }
 
-/// Whether both mms have the same chain.
+/// Returns whether both mms have the same chain.
 #[cfg(CONFIG_KUNIT = "y")]
 pub(super) fn share_a_chain(a: *const bindings::mm_struct, b: *const bindings::mm_struct) -> bool {
     ptr::eq(bucket(a), bucket(b))
 }
 
-/// Whether some mm of the chain of `mm` has, or had, windows: for an answer at once.
+/// Returns whether an mm of the chain of `mm` has, or had, windows. This is the fast answer to
+/// whether `mm` has windows.
 #[inline(always)]
 pub(super) fn may_have(mm: *const bindings::mm_struct) -> bool {
     !read(bucket(mm).head).is_null()
 }
 
-/// Calls `f` with the windows of `mm`, if it has any. `f` may not sleep.
+/// Calls `f` with the windows of `mm`, if it has any. `f` must not sleep.
 pub(super) fn with<R>(
     mm: *const bindings::mm_struct,
     f: impl FnOnce(&mut State) -> R,
 ) -> Option<R> {
     let bucket = bucket(mm);
     let _rcu = rcu::read_lock();
-    // SAFETY: Under RCU.
+    // SAFETY: `_rcu` is held.
     let windows = unsafe { bucket.find(mm) }?;
     if get(&windows.users) == 0 {
         return None;
     }
     let mut state = windows.state.lock();
-    // It may have been given to another mm. Not from now on: its windows hold it, if it has some.
+    // The value may have been given to another mm before the lock was taken. While it is locked and
+    // has users, that cannot happen.
     (ptr::eq(windows.mm(), mm) && get(&windows.users) != 0).then(|| f(&mut state))
 }
 
-/// The windows of the mm with the lowest address above `after` in the bucket with number `bucket`.
+/// Returns the windows of the mm with the lowest address above `after` in the bucket with number
+/// `bucket`.
 pub(super) fn next_mm(bucket: usize, after: usize) -> Option<MmRef> {
     let bucket = &buckets()[bucket];
     loop {
         let _rcu = rcu::read_lock();
-        // SAFETY: Under RCU.
+        // SAFETY: `_rcu` is held.
         let (mm, next) = unsafe { bucket.chain() }
             .filter(|windows| get(&windows.users) != 0)
             .map(|windows| (windows.mm(), windows))
@@ -542,13 +570,13 @@ pub(super) fn next_mm(bucket: usize, after: usize) -> Option<MmRef> {
     }
 }
 
-/// How many windows were opened, and how many users there are.
+/// Returns the number of windows that have been opened, and the number of users.
 pub(super) fn count() -> (usize, usize) {
     let (mut opened, mut users) = (0, 0);
     for bucket in buckets() {
         opened += bucket.opened.load(Relaxed);
         let _rcu = rcu::read_lock();
-        // SAFETY: Under RCU.
+        // SAFETY: `_rcu` is held.
         for windows in unsafe { bucket.chain() } {
             opened += windows.state.lock().opened;
             users += get(&windows.users);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows: user memory of an mm that has I/O in flight which holds no pins.
+//! Windows: ranges of user memory with I/O in flight that holds no pins.
 //!
 //! # Why no fork slips by
 //!
-//! A submitter (S) opens its window and then looks up its pages; a fork (F) looks for windows and
+//! A submission (S) opens its window and then looks up its pages; a fork (F) looks for windows and
 //! then copies the page tables:
 //!
 //! ```text
@@ -16,24 +16,25 @@
 //!     S4  look up the pages
 //! ```
 //!
-//! By the two barriers, F3 sees the window or S3 sees what F1 wrote. In the first case F4 finds the
-//! pages pinned and copies them for the child at once, so that the parent keeps its own. In the
-//! second, either the fork is over (F5), or S3 waits for it: S4 then looks at page tables that the
-//! fork has already write-protected, and its write access gives the parent a page of its own before
-//! the device sees it. A fork that starts later than S3 is in the first case.
+//! Because of the two barriers, F3 sees the window or S3 sees the write of F1. In the first case F4
+//! finds the pages pinned and copies them for the child at once, so the parent keeps its own pages.
+//! In the second case, either the fork is over (F5), or S3 waits for it. The page tables that S4
+//! looks at are then write-protected by the fork, so its write access gives the parent a page of
+//! its own before the device sees that page. A fork that starts later than S3 is in the first case.
 //!
-//! On a CPU that reorders, as arm64 does: S3 reads the count by a load-acquire
+//! On a CPU that reorders, such as arm64: S3 reads the count by a load-acquire
 //! (`raw_seqcount_try_begin()`), and F5 writes it behind a write barrier
-//! (`do_raw_write_seqcount_end()`), so if S3 sees what F5 wrote, S4 sees what F4 wrote; if it takes
-//! the read lock, by that. What S1 writes and F3 reads without a lock (the chain, and the mm and
-//! users of what is in it) is on its side of the barriers; F3 reads the rest under the lock that S1
-//! held.
+//! (`do_raw_write_seqcount_end()`). So if S3 sees the write of F5, S4 sees the writes of F4. If S3
+//! takes the read lock, the lock orders them. F3 reads some writes of S1 without a lock: the hash
+//! chain, and `mm` and `users` of the values in it. S1 writes them before its barrier, and F3 reads
+//! them after its own. F3 reads all the rest under the lock that S1 held.
 //!
-//! F3 looks once per VMA, and may find a window in one place and not in another: S1 inserts all its
-//! ranges under the lock of the mm's windows, and what S1 had inserted before F1 every look finds.
+//! F3 looks once per VMA, and may find a new window in one VMA and not in another. But S1 inserts
+//! all ranges of a window under the lock of the mm's windows, and each look of F3 finds the ranges
+//! that S1 inserted before F1.
 //!
-//! mremap() is an F, too: it moves page tables with the lock held for write, and F3 has each window
-//! that touches what is moved cover the new place as well ([`follow`]).
+//! mremap() is an F, too: it moves page tables with the lock held for write. Its F3 makes each
+//! window that touches the moved range cover the new place as well ([`follow`]).
 //!
 //! C: [`mmap_lock_speculate_try_begin()`](srctree/include/linux/mmap_lock.h),
 //! [`raw_seqcount_try_begin()`, `do_raw_write_seqcount_end()`](srctree/include/linux/seqlock.h),
@@ -78,9 +79,9 @@ static SUBMISSIONS_WAITED: Atomic<usize> = Atomic::new(0);
 /// pages for the child at once instead of sharing them, so the parent keeps the pages of the
 /// device.
 ///
-/// Open the window *before* the pages are looked up, and drop it when the device has finished. Both
-/// touch no page: their cost does not depend on the length, and hardly on the number of windows.
-/// The memory of the window is charged to the memory cgroup of the task.
+/// Open the window *before* you look up the pages, and drop it when the device has finished.
+/// Neither touches a page, so the cost does not depend on the length, and hardly on the number of
+/// windows. The memory of the window is charged to the memory cgroup of the task.
 ///
 /// Drop the window in process context, for example in a workqueue. The drop does not sleep. Any
 /// task may drop it, also after the process has exited.
@@ -103,38 +104,40 @@ static SUBMISSIONS_WAITED: Atomic<usize> = Atomic::new(0);
 /// ```
 pub struct Window(Pin<CachedBox<Entry>>);
 
-/// A window.
+/// The state of a [`Window`].
 ///
 /// # Invariants
 ///
-/// `first`, and all of `more` and `moved`, are in the tree of `mm`, unless it `is_out` already.
+/// From when `mm` is set until `is_out`, `first` and the nodes of `more` and `moved` are in the
+/// tree of `mm`.
 #[pin_data]
 struct Entry {
-    /// There from when it is in the tree until it is dropped.
+    /// `Some` from when the window is in the tree until it is dropped.
     mm: Cell<Option<MmRef>>,
-    /// The memory that it was opened on: most I/O has one segment, and needs no other allocation.
+    /// One segment of the memory that the window was opened on. Most I/O has no other one, so it
+    /// needs no other allocation.
     first: Node,
-    /// More segments.
+    /// The other segments.
     more: Pieces,
-    /// Where pages have been moved to. Under the lock of `mm`.
+    /// The places to which pages have been moved. Under the lock of `mm`.
     moved: Pieces,
     is_out: Cell<bool>,
     pid: i32,
     comm: [u8; 16],
-    /// In jiffies: a clock would cost as much as all the rest.
+    /// In jiffies, because to read a clock would cost as much as the rest of [`Window::open`].
     opened: usize,
 }
 
 static ENTRIES: Cache = Cache::new::<Entry>(c"pin_guard_window");
 
-// SAFETY: It is for this type.
+// SAFETY: The cache is for this type.
 unsafe impl Cached for Entry {
     fn cache() -> &'static Cache {
         &ENTRIES
     }
 }
 
-// SAFETY: What is not `Send` or `Sync` by itself is used under the lock of `mm`.
+// SAFETY: The fields that are not `Send` or `Sync` themselves are used under the lock of `mm`.
 unsafe impl Send for Entry {}
 // SAFETY: As above.
 unsafe impl Sync for Entry {}
@@ -142,8 +145,8 @@ unsafe impl Sync for Entry {}
 impl Window {
     /// Opens a window on `len` bytes of the current task's user memory at `addr`.
     ///
-    /// The memory need not be mapped. If a fork of the process is under way, waits for its end. May
-    /// sleep. The caller must not hold the mmap lock.
+    /// The memory need not be mapped. If a fork of the process is running, this waits for its end.
+    /// May sleep. The caller must not hold the mmap lock.
     ///
     /// C: [`mmap_read_lock_killable()`](srctree/include/linux/mmap_lock.h)
     ///
@@ -156,17 +159,17 @@ impl Window {
     pub fn open(addr: usize, len: usize) -> Result<Self> {
         let addr = untagged(addr);
         let end = addr.checked_add(len).filter(|_| len != 0).ok_or(EINVAL)?;
-        // SAFETY: It is the mm of the current task.
+        // SAFETY: The mm of the current task is valid, and the caller holds no lock of it.
         unsafe { Self::open_in(current_mm()?, addr..end, Pieces::new(), true) }
     }
 
-    /// Opens a window on what `iter` has left, which is not nothing. As [`Window::open`], but with
-    /// `may_wait` false gives EAGAIN instead of sleeping.
+    /// Opens a window on the memory that `iter` has left. Like [`Window::open`], but if `may_wait`
+    /// is false, it returns EAGAIN instead of sleeping.
     ///
     /// # Safety
     ///
-    /// `iter` is a valid, user-backed `iov_iter` on the memory of the current task, with something
-    /// left.
+    /// `iter` must be a valid, user-backed `iov_iter` on the memory of the current task, and must
+    /// have at least one byte left.
     pub(crate) unsafe fn open_iter(
         iter: *const bindings::iov_iter,
         may_wait: bool,
@@ -174,17 +177,19 @@ impl Window {
         // SAFETY: By the safety requirements.
         unsafe { segments(iter, flags(may_wait)) }
             .and_then(|(first, pieces)| {
-                // SAFETY: It is the mm of the current task.
+                // SAFETY: The mm of the current task is valid, and the caller holds no lock of it.
                 unsafe { Self::open_in(current_mm()?, first, pieces, may_wait) }
             })
             .map_err(|e| if e == ENOMEM && !may_wait { EAGAIN } else { e })
     }
 
-    /// Opens a window on ranges of `mm`, none of them empty.
+    /// Opens a window on `first` and `more`, ranges of `mm` that must not be empty. Like
+    /// [`Window::open`], but if `may_wait` is false, it returns EAGAIN instead of waiting for a
+    /// fork, and does not sleep.
     ///
     /// # Safety
     ///
-    /// `mm` is valid.
+    /// `mm` must be valid, and the caller must hold no lock of it.
     #[inline]
     pub(crate) unsafe fn open_in(
         mm: *mut bindings::mm_struct,
@@ -194,7 +199,8 @@ impl Window {
     ) -> Result<Self> {
         let flags = flags(may_wait);
         let task = kernel::current!();
-        // SAFETY: The current task's name; a torn read of it while it is changed does no harm.
+        // SAFETY: The current task is valid. Another thread may change the name meanwhile; a torn
+        // copy of it does no harm.
         let comm = unsafe { (*task.as_ptr()).comm };
         let entry = CachedBox::pin_init(
             pin_init!(Entry {
@@ -214,7 +220,7 @@ impl Window {
             state.opened += 1;
             entry.each_segment(|node| {
                 node.set_entry(&*entry);
-                // SAFETY: It is new, and in a box; `drop` removes it.
+                // SAFETY: The node is new, and in a box, so it does not move. `drop` removes it.
                 unsafe { state.tree.insert(node) };
             });
         };
@@ -222,10 +228,10 @@ impl Window {
         unsafe { MmRef::open(mm, flags, insert) }?;
         entry.each_segment(|node| {
             let range = node.range();
-            // SAFETY: A tracepoint may be hit anywhere.
+            // SAFETY: A tracepoint may be hit in any context.
             unsafe { pin_guard_trace_window_open(mm.cast(), range.start, range.end) };
         });
-        // INVARIANT: All of its nodes are in the tree.
+        // INVARIANT: All nodes of the window are in the tree.
         let window = Self(entry);
         // SAFETY: By the safety requirements.
         unsafe { wait_for_fork(mm, may_wait) }?;
@@ -234,8 +240,9 @@ impl Window {
 }
 
 impl Entry {
-    /// Calls `f` with the memory that it was opened on: a loop over an iterator of all would cost
-    /// more than the one piece that there is as a rule.
+    /// Calls `f` with each segment of the memory that the window was opened on. This is no
+    /// iterator, because a loop over one would cost more than the one segment that most windows
+    /// have.
     #[inline(always)]
     fn each_segment(&self, mut f: impl FnMut(&Node)) {
         f(&self.first);
@@ -244,7 +251,7 @@ impl Entry {
         }
     }
 
-    /// Calls `f` with all of it. Under the lock.
+    /// Calls `f` with each node. Under the lock of `mm`.
     #[inline(always)]
     fn each_node(&self, mut f: impl FnMut(&Node)) {
         self.each_segment(&mut f);
@@ -253,7 +260,7 @@ impl Entry {
         }
     }
 
-    /// Removes it from the tree. `state` is that of its mm.
+    /// Removes the window from the tree, unless it is out already. `state` must be that of `mm`.
     fn take_out(&self, state: &mut State) {
         if !self.is_out.replace(true) {
             // SAFETY: By the type invariants.
@@ -272,7 +279,7 @@ impl Drop for Window {
         windows.leave(|state| entry.take_out(state));
         entry.each_segment(|node| {
             let range = node.range();
-            // SAFETY: A tracepoint may be hit anywhere.
+            // SAFETY: A tracepoint may be hit in any context.
             unsafe {
                 pin_guard_trace_window_close(mm.cast(), range.start, range.end, entry.opened)
             };
@@ -280,7 +287,8 @@ impl Drop for Window {
     }
 }
 
-/// For the I/O that is under way: charged to the memory cgroup.
+/// Returns the flags for allocations of the I/O that the task starts: they are charged to its
+/// memory cgroup.
 pub(crate) fn flags(may_wait: bool) -> Flags {
     if may_wait {
         GFP_KERNEL_ACCOUNT
@@ -290,7 +298,7 @@ pub(crate) fn flags(may_wait: bool) -> Flags {
 }
 
 fn jiffies() -> usize {
-    // SAFETY: It is there to be read.
+    // SAFETY: Anybody may read `jiffies`.
     unsafe { (&raw const bindings::jiffies).read_volatile() }
 }
 
@@ -298,24 +306,25 @@ fn current_mm() -> Result<*mut bindings::mm_struct> {
     Ok(kernel::current!().mm().ok_or(EFAULT)?.as_raw())
 }
 
-/// The address that VMAs go by: user pointers may have tags (x86 LAM, arm64 TBI).
+/// Removes the tag of a user pointer (x86 LAM, arm64 TBI): the addresses of VMAs have no tags.
 fn untagged(addr: usize) -> usize {
-    // SAFETY: Any address will do.
+    // SAFETY: Any address is valid here.
     unsafe { pin_guard_untagged_addr(addr) }
 }
 
-/// What `iter` has left, which is not nothing: a range, and more of them. Segments that follow or
-/// overlap each other are one.
+/// Returns the memory that `iter` has left: one range, and the others. Segments that follow or
+/// overlap each other become one range.
 ///
 /// # Safety
 ///
-/// `iter` is a valid, user-backed `iov_iter` with something left.
+/// `iter` must be a valid, user-backed `iov_iter`, and must have at least one byte left.
 #[inline]
 unsafe fn segments(
     iter: *const bindings::iov_iter,
     flags: Flags,
 ) -> Result<(Range<usize>, Pieces)> {
-    // SAFETY: By the safety requirements: with something left it is not beyond its last segment.
+    // SAFETY: By the safety requirements. `iter` has bytes left, so it is not beyond its last
+    // segment.
     let (range, len, left) = unsafe { first_segment(iter) };
     if len == left {
         return Ok((range, Pieces::new()));
@@ -324,12 +333,12 @@ unsafe fn segments(
     unsafe { many_segments(iter, flags) }
 }
 
-/// The first segment of `iter`, as far as it is meant, its length, and that of all that `iter` has
-/// left.
+/// Returns the part of the first segment of `iter` that is left, the length of this part, and the
+/// length of all that `iter` has left.
 ///
 /// # Safety
 ///
-/// `iter` is a valid, user-backed `iov_iter`, not beyond its last segment.
+/// `iter` must be a valid, user-backed `iov_iter`, and must not be beyond its last segment.
 #[inline(always)]
 unsafe fn first_segment(iter: *const bindings::iov_iter) -> (Range<usize>, usize, usize) {
     // SAFETY: By the safety requirements.
@@ -352,14 +361,14 @@ unsafe fn many_segments(
     iter: *const bindings::iov_iter,
     flags: Flags,
 ) -> Result<(Range<usize>, Pieces)> {
-    // SAFETY: By the safety requirements. A copy can be advanced without a trace; it borrows the
-    // segments of the original only here.
+    // SAFETY: By the safety requirements. To advance the copy does not change `iter`. The copy
+    // refers to the segments of `iter`, but only in this function.
     let mut at = unsafe { iter.read() };
     let pieces = Pieces::new();
     let mut last = 0..0;
     loop {
-        // SAFETY: `at` is a valid, user-backed `iov_iter`; it has something left, or the loop had
-        // ended, so it is not beyond its last segment.
+        // SAFETY: `at` is a valid, user-backed `iov_iter`. It has bytes left, or the loop would
+        // have ended, so it is not beyond its last segment.
         let (range, len, left) = unsafe { first_segment(&at) };
         if !range.is_empty() {
             if last.is_empty() {
@@ -374,17 +383,17 @@ unsafe fn many_segments(
         if len == left {
             return Ok((last, pieces));
         }
-        // SAFETY: There are more than `len` bytes left. This steps over empty segments, too.
+        // SAFETY: `at` has more than `len` bytes left. This steps over empty segments, too.
         unsafe { bindings::iov_iter_advance(&mut at, len) };
     }
 }
 
-/// The sequence count of the mmap lock of `mm`, which is held for write: no two holders see the
-/// same.
+/// Returns the sequence count of the mmap lock of `mm`, which the caller must hold for write. No
+/// two holders get the same count.
 ///
 /// # Safety
 ///
-/// `mm` is valid.
+/// `mm` must be valid.
 unsafe fn lock_sequence(mm: *mut bindings::mm_struct) -> u32 {
     let mut seq = 0;
     // SAFETY: By the safety requirements.
@@ -394,13 +403,18 @@ unsafe fn lock_sequence(mm: *mut bindings::mm_struct) -> u32 {
 
 /// S2 and S3 of the proof above: waits for a fork of `mm` that may have missed a new window.
 ///
+/// # Errors
+///
+/// - `EAGAIN`: there may be such a fork, and `may_wait` is false.
+/// - `EINTR`: the task has been killed while it waited.
+///
 /// # Safety
 ///
-/// `mm` is valid, and the caller holds no lock of it.
+/// `mm` must be valid, and the caller must hold no lock of it.
 unsafe fn wait_for_fork(mm: *mut bindings::mm_struct, may_wait: bool) -> Result {
     smp_mb();
     let mut seq = 0;
-    // SAFETY: `mm` is valid.
+    // SAFETY: By the safety requirements.
     if unsafe { pin_guard_mmap_lock_speculate_try_begin(mm, &mut seq) } {
         return Ok(());
     }
@@ -408,7 +422,7 @@ unsafe fn wait_for_fork(mm: *mut bindings::mm_struct, may_wait: bool) -> Result 
         return Err(EAGAIN);
     }
     SUBMISSIONS_WAITED.add(1, Relaxed);
-    // SAFETY: `mm` is valid; whoever looks up user pages holds no lock of it.
+    // SAFETY: By the safety requirements.
     unsafe {
         to_result(pin_guard_mmap_read_lock_killable(mm))?;
         bindings::mmap_read_unlock(mm);
@@ -416,13 +430,13 @@ unsafe fn wait_for_fork(mm: *mut bindings::mm_struct, may_wait: bool) -> Result 
     Ok(())
 }
 
-/// Whether windows of `mm`, whose mmap lock is held for write, touch `area`. Runs in an ftrace
-/// callback.
+/// Returns whether windows of `mm`, whose mmap lock must be held for write, touch `area`. Runs in
+/// an ftrace callback.
 #[inline(always)]
 pub(crate) fn touch(mm: *const bindings::mm_struct, area: impl FnOnce() -> Range<usize>) -> bool {
     // F2 of the proof above.
     smp_mb();
-    // Nearly never.
+    // `may_have` is false for nearly all calls.
     mm::may_have(mm) && touch_within(mm, area())
 }
 
@@ -432,8 +446,8 @@ fn touch_within(mm: *const bindings::mm_struct, area: Range<usize>) -> bool {
         && mm::with(mm, |state| state.tree.first_within(&area).is_some()).unwrap_or(false)
 }
 
-/// The first pages of `area` that a window of `mm` covers, as far as that window goes. `area` is
-/// whole pages.
+/// Returns the first pages of `area` that a window of `mm` covers, up to the end of that window.
+/// `area` must be whole pages.
 pub(crate) fn first_within(
     mm: *const bindings::mm_struct,
     area: &Range<usize>,
@@ -447,10 +461,11 @@ pub(crate) fn first_within(
     })?
 }
 
-/// The pages of `area`, which is made of whole pages, that `range` touches.
+/// Returns the pages of `area`, which must be whole pages, that `range` touches.
 fn pages_within(range: &Range<usize>, area: &Range<usize>) -> Option<Range<usize>> {
     let start = (range.start & !(PAGE_SIZE - 1)).max(area.start);
-    // Compared before it is rounded up: a range may end at the end of the address space.
+    // Compared before it is rounded up, which could overflow: a range may end at the end of the
+    // address space.
     let end = if range.end >= area.end {
         area.end
     } else {
@@ -459,8 +474,8 @@ fn pages_within(range: &Range<usize>, area: &Range<usize>) -> Option<Range<usize
     (start < end).then_some(start..end)
 }
 
-/// Notes that the fork of `mm` into `child` has found windows in the VMA at `start`. Returns
-/// whether that is the first such VMA of this fork.
+/// Records that the fork of `mm` into `child` has found windows in the VMA at `start`. Returns
+/// whether this is the first such VMA of this fork.
 ///
 /// A fork copies VMAs in ascending order, so the same child at a lower address is a new fork.
 pub(crate) fn first_copy(mm: *const bindings::mm_struct, child: usize, start: usize) -> bool {
@@ -472,7 +487,7 @@ pub(crate) fn first_copy(mm: *const bindings::mm_struct, child: usize, start: us
     .unwrap_or(true)
 }
 
-/// The counters of this room, for debugfs `counters`.
+/// Writes the counters of the windows, for debugfs `counters`.
 pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (opened, users) = mm::count();
     f.write_fmt(fmt!("windows_opened {opened}\n"))?;

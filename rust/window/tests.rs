@@ -2,7 +2,7 @@
 
 //! KUnit tests of the windows.
 
-// A range is one window here.
+// An array of one range is meant: a range is one window here.
 #![allow(clippy::single_range_in_vec_init)]
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 use crate::kunit;
 
 const P: usize = PAGE_SIZE;
-/// Windows cost the same wherever they are: no memory is there.
+/// Nothing is mapped at these addresses: a window touches no memory.
 const A: usize = 0x1000_0000;
 const B: usize = 0x2000_0000;
 const C: usize = 0x3000_0000;
@@ -30,7 +30,7 @@ fn open(ranges: &[Range<usize>]) -> Result<KVec<Window>> {
     Ok(windows)
 }
 
-/// What a fork finds in `area`, with ranges that touch made one.
+/// Returns the ranges that a fork finds in `area`. Ranges that touch are made one.
 fn within(mm: *const bindings::mm_struct, area: Range<usize>) -> Result<KVec<Range<usize>>> {
     let mut found: KVec<Range<usize>> = KVec::new();
     let mut left = area;
@@ -45,7 +45,7 @@ fn within(mm: *const bindings::mm_struct, area: Range<usize>) -> Result<KVec<Ran
     Ok(found)
 }
 
-/// Whether the windows of the test's mm cover just that of `area`.
+/// Returns whether the windows of the test's mm cover `expected` of `area`, and nothing else.
 fn covered(area: Range<usize>, expected: &[Range<usize>]) -> bool {
     let found = kunit::mm().and_then(|mm| within(mm, area));
     let right = found.as_ref().is_ok_and(|found| found[..] == *expected);
@@ -55,13 +55,13 @@ fn covered(area: Range<usize>, expected: &[Range<usize>]) -> bool {
     right
 }
 
-/// As mremap() has the windows of the test's mm follow.
+/// Makes the windows of the test's mm follow, as mremap() does.
 fn moved(from: Range<usize>, to: usize) -> Result {
-    // SAFETY: It is the mm of this thread.
+    // SAFETY: The mm is that of this thread.
     unsafe { follow(kunit::mm()?, &from, to) }
 }
 
-/// How many nodes the tree has.
+/// Returns the number of nodes in the tree.
 fn nodes() -> Result<usize> {
     let count = mm::with(kunit::mm()?, |state| {
         let mut count = 0;
@@ -120,7 +120,7 @@ mod window {
 
     #[test]
     fn a_window_needs_memory_and_a_length() -> Result {
-        // A kernel thread.
+        // The test runs in a kernel thread.
         assert!(matches!(Window::open(A, P), Err(EFAULT)));
         kunit::mm()?;
         assert!(matches!(Window::open(A, 0), Err(EINVAL)));
@@ -172,7 +172,7 @@ mod window {
         let mut windows = KVec::new();
         let mut expected = KVec::new();
         for i in 0..COUNT {
-            // Each once, in an order of its own.
+            // Each address once, but not in order.
             let addr = A + 2 * (i * 7 % COUNT) * P;
             windows.push(open(&[addr..addr + 1])?, GFP_KERNEL)?;
             expected.push(A + 2 * i * P..A + (2 * i + 1) * P, GFP_KERNEL)?;
@@ -192,11 +192,11 @@ mod window {
     fn no_window_opens_beside_a_writer_of_the_mm() -> Result {
         let mm = kunit::mm()?;
         let open = || {
-            // SAFETY: It is the mm of this thread.
+            // SAFETY: The mm is that of this thread.
             unsafe { Window::open_in(mm, A..A + P, Pieces::new(), false) }.map(drop)
         };
         open()?;
-        // As a fork does.
+        // A fork holds the lock in this way.
         // SAFETY: The mm is that of this thread, which holds no lock of it.
         unsafe { pin_guard_mmap_write_lock(mm) };
         let result = open();
@@ -241,7 +241,7 @@ mod window {
             segment(C, 50),
             segment(A, 0),
         ];
-        // `skip` bytes of `count` are gone.
+        // The iterator has `count` bytes, of which `skip` have been consumed.
         let segments = |count: usize, skip: usize| -> Result<KVec<Range<usize>>> {
             let mut iter = bindings::iov_iter::default();
             // SAFETY: The vector lives for as long as the iterator.
@@ -263,7 +263,7 @@ mod window {
             }
             Ok(found)
         };
-        // The last one comes first, and then backwards.
+        // The last range comes first, then the others from the last but one backwards.
         let all = P + 190;
         let b = B..B + P + 30;
         assert_eq!(segments(all, 0)?[..], [C..C + 50, b.clone(), A..A + 100]);
@@ -290,18 +290,17 @@ mod window {
 mod windows_of_an_mm {
     use super::*;
 
-    /// Opens a window on an mm that need not be there: nobody looks behind its address but to count
-    /// references.
+    /// An mm that no process has. A user of its windows only counts references on it.
     struct Other(KBox<bindings::mm_struct>);
 
     impl Other {
         fn new() -> Result<Self> {
             let mm = KBox::<bindings::mm_struct>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
-            // SAFETY: It is plain data, and zero.
+            // SAFETY: An `mm_struct` is plain data, and all zeroes are valid.
             let mut mm = unsafe { mm.assume_init() };
-            // More than will be dropped: it must not be freed as an mm.
+            // More references than the test drops, so that the kernel does not free it as an mm.
             for _ in 0..1000 {
-                // SAFETY: It is valid, and zero but for this.
+                // SAFETY: The count is valid, and mmgrab() accesses nothing else.
                 unsafe { bindings::mmgrab(&mut *mm) };
             }
             Ok(Self(mm))
@@ -312,7 +311,7 @@ mod windows_of_an_mm {
         }
 
         fn use_it(&mut self) -> Result<MmRef> {
-            // SAFETY: It is valid for this.
+            // SAFETY: The mm is valid as far as the windows use it.
             unsafe { MmRef::open(self.mm(), GFP_KERNEL, |user, _| user) }
         }
     }
@@ -329,7 +328,7 @@ mod windows_of_an_mm {
         assert!(within(other.mm(), EVERYTHING)?.is_empty());
         let user = other.use_it()?;
         assert!(!touch(other.mm(), || EVERYTHING));
-        // SAFETY: It is valid for this.
+        // SAFETY: The mm is valid as far as the windows use it.
         unsafe { follow(other.mm(), &(A..A + P), B) }?;
         assert!(covered(EVERYTHING, &[A..A + P]));
         drop(user);
@@ -347,7 +346,7 @@ mod windows_of_an_mm {
             if share_a_chain(kept.mm(), other.mm()) {
                 break other;
             }
-            // Or its memory comes again.
+            // Keep it, or the next one gets the same memory.
             others.push(other, GFP_KERNEL)?;
         };
         let first = kept.use_it()?;
@@ -357,12 +356,12 @@ mod windows_of_an_mm {
 
         let _rcu = kernel::sync::rcu::read_lock();
         let windows: *const MmWindows = &*user;
-        // No user is left, and another is kept: it is freed.
+        // The last user goes. The bucket keeps another value, so this one is freed.
         drop(user);
-        // Somebody who was the last user before comes to look only now. The kept one is in use.
+        // A late last user now retires it again. The kept value is in use.
         let first = kept.use_it()?;
         assert!(first.is_kept());
-        // SAFETY: It was found under RCU.
+        // SAFETY: The test has been under RCU since before the value was freed.
         unsafe { &*windows }.retire_late();
         assert!(first.is_kept());
         Ok(())
@@ -385,7 +384,7 @@ mod windows_of_an_mm {
                 assert!(core::ptr::eq(&**first, &**second));
                 assert!(core::ptr::eq(first.mm(), other.mm()));
             }
-            // In another order each time.
+            // The order differs from round to round.
             for i in 0..COUNT {
                 drop(users.remove(i * (round + 1) * 7 % users.len()));
             }
@@ -401,7 +400,7 @@ mod windows_follow {
     #[test]
     fn what_is_moved() -> Result {
         let windows = open(&[A + 5..A + 3 * P + 5])?;
-        // Where it was is kept: the device may look up pages there yet.
+        // The window still covers its old place: its I/O may still look up pages there.
         let old = A..A + 4 * P;
         moved(B..C, A - P)?;
         assert!(covered(EVERYTHING, &[old.clone()]));
@@ -443,7 +442,7 @@ mod windows_follow {
         let _windows = open(&[A..A + 4 * P])?;
         moved(A..A + 4 * P, B)?;
         let before = nodes()?;
-        // All of it, and a part.
+        // The whole move, then a part of it.
         moved(B..B + 4 * P, A)?;
         moved(B + P..B + 2 * P, A + P)?;
         assert_eq!(nodes()?, before);
@@ -468,7 +467,7 @@ mod windows_follow {
     fn the_old_address_used_anew() -> Result {
         let _windows = open(&[A..A + 2 * P])?;
         moved(A..A + 2 * P, B)?;
-        // Other memory comes to be at A, and the device looks pages up there only now.
+        // Other memory is mapped at A now, and the I/O looks up its pages only then.
         moved(A..A + 2 * P, C)?;
         assert!(covered(
             EVERYTHING,
@@ -482,7 +481,7 @@ mod windows_follow {
         let mm = kunit::mm()?;
         let pieces = Pieces::new();
         pieces.push_new(Node::new(&(A + 8 * P..A + 9 * P)), GFP_KERNEL)?;
-        // SAFETY: It is the mm of this thread.
+        // SAFETY: The mm is that of this thread.
         let window = unsafe { Window::open_in(mm, A..A + P, pieces, true) }?;
         moved(A..A + 9 * P, B)?;
         assert!(covered(
@@ -510,7 +509,7 @@ mod windows_follow {
 
     #[test]
     fn a_move_that_overlaps_itself_is_covered_whole() -> Result {
-        // UFFDIO_MOVE allows that, and may take a page on and on.
+        // UFFDIO_MOVE allows this, and may move a page several times.
         for to in [A - 2 * P, A + 2 * P] {
             let windows = open(&[A + 2 * P..A + 3 * P, A + 3 * P..A + 3 * P + 1])?;
             moved(A..A + 4 * P, to)?;
@@ -529,10 +528,10 @@ mod windows_follow {
     fn what_arrives_is_covered_from_the_first_moment_on() -> Result {
         let mm = kunit::mm()?;
         let _windows = open(&[A..A + 2 * P])?;
-        // SAFETY: It is the mm of this thread.
+        // SAFETY: The mm is that of this thread.
         let arrivals = unsafe { Window::open_in(mm, B..B + 4 * P, Pieces::new(), true) }?;
         assert!(covered(EVERYTHING, &[A..A + 2 * P, B..B + 4 * P]));
-        // A page goes on from there before the move is over.
+        // A page moves on from the destination before UFFDIO_MOVE is over.
         moved(B + P..B + 2 * P, C)?;
         assert!(have_room(mm, &(A..A + 4 * P)));
         arrive(mm, arrivals, &(A..A + 4 * P), B);

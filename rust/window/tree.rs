@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges of user memory, in order of address: the kernel's interval tree.
+//! Ranges of user memory in order of address, in an interval tree of the kernel.
 //!
 //! C: `include/linux/interval_tree_generic.h`, `lib/rbtree.c`.
 
@@ -13,33 +13,34 @@ use core::{
 };
 use kernel::{alloc::Flags, bindings, prelude::*, types::Opaque};
 
-/// Memory that the I/O of a window may be in flight to.
+/// A range of memory to which the I/O of a window may be in flight.
 ///
 /// # Invariants
 ///
 /// `interval` is not empty, and does not change while the node is in a tree.
 #[repr(C)]
 pub(super) struct Node {
-    // First: the tree finds nodes by its address.
+    // First, because `from_raw` casts its address to that of the node.
     interval: Opaque<bindings::interval_tree_node>,
-    /// The window; set before the node is in a tree.
+    /// The window. Set before the node is in a tree.
     entry: Cell<*const Entry>,
-    /// Where in the memory that the window was opened on these bytes began.
+    /// The address that the first of these bytes had in the memory that the window was opened on.
     home: usize,
 }
 
 impl Node {
-    /// A node for `range`, which is not empty, where it was opened.
+    /// Returns a node for `range`, which must not be empty, of the memory that a window is opened
+    /// on.
     #[inline]
     pub(super) fn new(range: &Range<usize>) -> Self {
         Self::moved(range, range.start)
     }
 
-    /// A node for `range`, which is not empty, whose bytes began at `home`.
+    /// Returns a node for `range`, which must not be empty, and whose bytes were first at `home`.
     #[inline]
     pub(super) fn moved(range: &Range<usize>, home: usize) -> Self {
         Self {
-            // In full: a default of the bindings is a call.
+            // All fields, because `default()` of the bindings would be a call.
             interval: Opaque::new(bindings::interval_tree_node {
                 rb: bindings::rb_node {
                     __rb_parent_color: 0,
@@ -68,7 +69,7 @@ impl Node {
     }
 
     pub(super) fn range(&self) -> Range<usize> {
-        // SAFETY: By the type invariants, nobody writes to these.
+        // SAFETY: By the type invariants, nobody writes to these fields.
         unsafe {
             let interval = self.interval.get();
             (*interval).start..(*interval).last.wrapping_add(1)
@@ -77,30 +78,31 @@ impl Node {
 
     /// # Safety
     ///
-    /// `interval` is null or that of a node that lives for `'a`.
+    /// `interval` must be null, or that of a node that lives for `'a`.
     unsafe fn from_raw<'a>(interval: *mut bindings::interval_tree_node) -> Option<&'a Self> {
-        // SAFETY: By the safety requirements; `interval` is the first field.
+        // SAFETY: By the safety requirements. `interval` is the first field of a node.
         unsafe { interval.cast::<Self>().as_ref() }
     }
 }
 
-/// A node in a box.
+/// A node in a box of its own.
 struct Piece {
     node: Node,
     next: Cell<*mut Piece>,
 }
 
-/// Nodes in boxes, in a list that owns them.
+/// A list that owns pieces.
 ///
 /// # Invariants
 ///
-/// From `first` on there are `len` pieces; each is from [`KBox::into_raw`], and only this list has it.
+/// The list has `len` pieces from `first` on. Each is from [`KBox::into_raw`], and belongs to this
+/// list alone.
 pub(crate) struct Pieces {
     first: Cell<*mut Piece>,
     len: Cell<usize>,
 }
 
-/// A piece out of a list.
+/// A piece that is in no list.
 pub(super) struct Loose(KBox<Piece>);
 
 impl Pieces {
@@ -115,14 +117,18 @@ impl Pieces {
         self.len.get()
     }
 
-    /// Allocates a piece. Errors: ENOMEM.
+    /// Allocates a piece with `node`, and adds it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the piece.
     pub(super) fn push_new(&self, node: Node, flags: Flags) -> Result {
         let next = Cell::new(ptr::null_mut());
         self.push(Loose(KBox::new(Piece { node, next }, flags)?));
         Ok(())
     }
 
-    /// Adds `piece`, whose node does not move any more.
+    /// Adds `piece`. From now on its node does not move.
     pub(super) fn push(&self, Loose(piece): Loose) -> &Node {
         piece.next.set(self.first.get());
         let piece = KBox::into_raw(piece);
@@ -132,13 +138,13 @@ impl Pieces {
         unsafe { &(*piece).node }
     }
 
-    /// Takes a piece out, of whose node, which is in no tree, it makes `node`.
+    /// Takes a piece out, and replaces its node by `node`. The old node must be in no tree.
     pub(super) fn pop(&self, node: Node) -> Option<Loose> {
         let first = self.first.get();
         if first.is_null() {
             return None;
         }
-        // SAFETY: By the type invariants; it leaves the list.
+        // SAFETY: By the type invariants. The piece leaves the list below.
         let mut piece = unsafe { KBox::from_raw(first) };
         self.first.set(piece.next.get());
         self.len.set(self.len.get() - 1);
@@ -168,11 +174,11 @@ impl Drop for Pieces {
     }
 }
 
-/// Nodes in order of their starts.
+/// Nodes in order of the starts of their ranges.
 ///
 /// # Invariants
 ///
-/// The nodes in it are valid, and stay where they are until they are removed.
+/// The nodes in the tree are valid, and stay where they are until they are removed.
 pub(super) struct Tree(UnsafeCell<bindings::rb_root_cached>);
 
 impl Tree {
@@ -182,7 +188,8 @@ impl Tree {
 
     /// # Safety
     ///
-    /// `node` is in no tree, and stays valid and where it is until it is removed from this one.
+    /// `node` must be in no tree. It must stay valid, and where it is, until it is removed from
+    /// this tree.
     pub(super) unsafe fn insert(&mut self, node: &Node) {
         // SAFETY: By the safety requirements and the type invariants.
         unsafe { pin_guard_interval_insert(node.interval.get(), self.0.get()) };
@@ -190,13 +197,13 @@ impl Tree {
 
     /// # Safety
     ///
-    /// `node` is in this tree.
+    /// `node` must be in this tree.
     pub(super) unsafe fn remove(&mut self, node: &Node) {
         // SAFETY: By the safety requirements and the type invariants.
         unsafe { pin_guard_interval_remove(node.interval.get(), self.0.get()) };
     }
 
-    /// The node with the lowest start of those that touch `range`, which is not empty.
+    /// Returns the first node that touches `range`, which must not be empty.
     pub(super) fn first_within(&self, range: &Range<usize>) -> Option<&Node> {
         // SAFETY: By the type invariants.
         unsafe {
@@ -208,7 +215,8 @@ impl Tree {
         }
     }
 
-    /// The next one after `node`, which is in this tree and touches `range`.
+    /// Returns the next node behind `node` that touches `range`. `node` must be in this tree, and
+    /// must touch `range`.
     pub(super) fn next_within(&self, node: &Node, range: &Range<usize>) -> Option<&Node> {
         // SAFETY: By the type invariants.
         unsafe {
@@ -220,13 +228,13 @@ impl Tree {
         }
     }
 
-    /// The node with the lowest start.
+    /// Returns the first node.
     pub(super) fn first(&self) -> Option<&Node> {
-        // SAFETY: By the type invariants; an `rb_node` is the first field of its interval.
+        // SAFETY: By the type invariants. An `rb_node` is the first field of its interval.
         unsafe { Node::from_raw((*self.0.get()).rb_leftmost.cast()) }
     }
 
-    /// The one behind `node`, which is in this tree.
+    /// Returns the next node behind `node`, which must be in this tree.
     pub(super) fn next(&self, node: &Node) -> Option<&Node> {
         // SAFETY: As above.
         unsafe { Node::from_raw(bindings::rb_next(node.interval.get().cast()).cast()) }
