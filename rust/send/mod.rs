@@ -4,10 +4,10 @@
 //! been freed. Then the sender gets a notification.
 //!
 //! An skb that takes pages takes a reference on the `ubuf_info` that came with them
-//! (`skb_zcopy_set()`). It drops the reference when its data is freed, that is when the data has
-//! been acknowledged or given up, and qdisc and NIC have freed their clones; or when the stack has
-//! copied the pages, as for a packet tap (`skb_copy_ubufs()`). So the last reference is the end,
-//! whatever was retransmitted.
+//! (`skb_zcopy_set()`). It drops the reference when its data is freed: the data has been
+//! acknowledged or given up, and qdisc and NIC have freed their clones. It also drops the reference
+//! when the stack has copied the pages, as for a packet tap (`skb_copy_ubufs()`). So the last
+//! reference is the end, whatever was retransmitted.
 //!
 //! An skb can hold only one `ubuf_info`. A send that begins in the skb of another send joins the
 //! *chain* of that send, instead of breaking the TCP segment in two. All sends of a chain complete
@@ -47,8 +47,8 @@ use socket::Protocol;
 ///
 /// The pages stay pinned until [`InFlight::is_complete`]: the peer has acknowledged the data, and
 /// no queue, no NIC and no retransmission refers to the pages. If the peer is gone, this takes
-/// until TCP gives up: minutes, perhaps longer than the sender lives. [`InFlight::abort`] does not
-/// wait for that.
+/// until TCP gives up: minutes, perhaps longer than the sender lives. [`InFlight::abort`] makes TCP
+/// give up at once.
 ///
 /// Drop the value in task context. The drop does not affect the send.
 ///
@@ -82,17 +82,18 @@ impl InFlight {
         self.sent
     }
 
-    /// Returns the number of pages that the send still holds: 0 if it is complete.
+    /// Returns the number of pages that the send still holds: 0 if it is complete. Any context.
     pub fn pages(&self) -> usize {
         self.notif.pages.load(Acquire)
     }
 
-    /// Returns whether the memory may be reused: nothing refers to the pages any more. Any context.
+    /// Returns whether the memory may be reused, because nothing refers to the pages any more. Any
+    /// context.
     pub fn is_complete(&self) -> bool {
         self.pages() == 0
     }
 
-    /// Returns whether the stack has copied data of this send, or of one in its chain.
+    /// Returns whether the stack has copied data of this send, or of one in its chain. Any context.
     ///
     /// The stack does so for a receiver on this machine, for a packet tap, for a NIC without
     /// checksums, and for a UDP datagram of several fragments.
@@ -111,7 +112,7 @@ impl InFlight {
     /// - `ETIMEDOUT`: `limit` jiffies have passed.
     /// - `EINTR`: the task has been killed.
     pub fn wait(&self, limit: Jiffies) -> Result {
-        // SAFETY: It is initialised.
+        // SAFETY: The completion is initialised.
         let ret = unsafe {
             bindings::wait_for_completion_killable_timeout(
                 self.notif.done.get(),
@@ -259,10 +260,10 @@ impl Socket {
     }
 }
 
-/// Pieces of memory that one send takes, which costs less than a send for each.
+/// Several pieces of memory for one send, which costs less than a send for each piece.
 ///
-/// On a TCP socket they follow each other in the stream, as those of writev(2). On a UDP socket each
-/// is a datagram, as those of sendmmsg(2).
+/// On a TCP socket the pieces follow each other in the stream, as those of writev(2). On a UDP
+/// socket each piece is a datagram, as those of sendmmsg(2).
 ///
 /// # Examples
 ///
@@ -307,14 +308,15 @@ impl Batch<'_> {
             return Err(EINVAL);
         }
         let buffer = Buffer::Shared(guard.clone());
-        // INVARIANT: That was checked.
+        // INVARIANT: The range has been checked above.
         self.parts.push(Part { buffer, range })
     }
 
     /// Sends all pieces, and releases the guards when the send is complete.
     ///
-    /// The socket may take fewer bytes than there are. The guards of the others are released at
-    /// once, but for that of a datagram that failed. Otherwise as [`Socket::send`].
+    /// The socket may take fewer bytes than the pieces have; see [`InFlight::sent`]. The guards of
+    /// the other bytes are released at once, except the guard of a UDP datagram that failed, which
+    /// is released when the send is complete. Otherwise as [`Socket::send`].
     ///
     /// # Errors
     ///
@@ -325,7 +327,7 @@ impl Batch<'_> {
         if !zerocopy && !options.copy_ok {
             return Err(error(bindings::EOPNOTSUPP));
         }
-        // Pages of two sends cannot be in one datagram (`__ip_append_data()`).
+        // A datagram can hold the pages of only one send (`__ip_append_data()`).
         if (options.more && socket.protocol() == Protocol::Udp) || socket.is_corked() {
             return Err(EINVAL);
         }
@@ -346,12 +348,13 @@ impl Batch<'_> {
 
         let notif = Notif::new(socket, parts, charge)?;
         let ubuf = notif.ubuf.get();
-        // INVARIANT: The reference that `ubuf` holds.
+        // INVARIANT: `ubuf` owns this reference.
         let _ = Arc::into_raw(notif.clone());
 
-        // SAFETY: By the invariants of `Notif`, this is ours until the reference on `ubuf` is put.
+        // SAFETY: By the invariants of `Notif`, only the sender uses `load` until it drops its
+        // reference on `ubuf`.
         let load = unsafe { &mut *notif.load.get() };
-        // SAFETY: `notif` holds the pins until `ubuf` is gone.
+        // SAFETY: `notif` holds the pins until the last reference on `ubuf` is dropped.
         let sent = unsafe {
             let ubuf = if zerocopy { ubuf } else { ptr::null_mut() };
             socket.transmit_parts(&load.parts, flags, ubuf)
@@ -359,7 +362,7 @@ impl Batch<'_> {
         if let Ok((_, tried)) = sent {
             notif.took(load, tried, notify);
         }
-        // SAFETY: This is the sender's reference.
+        // SAFETY: The sender owns this reference.
         unsafe { Notif::put(ptr::null_mut(), ubuf, true) };
         let (sent, _) = sent?;
         Ok(InFlight { notif, sent })
@@ -367,14 +370,14 @@ impl Batch<'_> {
 }
 
 impl Socket {
-    /// As [`Socket::transmit`]: a datagram for each part, or all as a part of the stream. Also
-    /// returns how many bytes were tried: the first fragments of a datagram that failed may be on
-    /// their way.
+    /// Sends the parts like [`Socket::transmit`]: a datagram for each on UDP, the next bytes of the
+    /// stream on TCP. Returns the number of bytes that the socket took, and the number of bytes
+    /// that were tried: the first fragments of a datagram that failed may be on their way.
     ///
     /// # Safety
     ///
-    /// `ubuf` is null, or valid and its own reference is the caller's; `parts` lives until its last
-    /// one is gone.
+    /// `ubuf` must be null; or valid, and the caller must own a reference on it. `parts` must live
+    /// until the last reference on `ubuf` is dropped.
     unsafe fn transmit_parts(
         &self,
         parts: &Parts,
@@ -404,7 +407,7 @@ impl Socket {
             one(first)?
         } else {
             let bvecs = parts.bio_vecs()?;
-            // SAFETY: As above: the array has all bytes of the parts.
+            // SAFETY: As above. The array has all bytes of the parts.
             unsafe { self.transmit(&bvecs, 0, parts.bytes(), flags, ubuf) }?
         };
         Ok((sent, sent))
@@ -429,7 +432,7 @@ mod tests {
     const P: usize = PAGE_SIZE;
     const EEXIST: c_int = -(bindings::EEXIST as c_int);
 
-    /// A socket, and 512 KiB of one folio to send from.
+    /// A socket, and 512 KiB of user memory in one folio to send from.
     struct Stage {
         socket: Socket,
         pages: Pages,
@@ -466,7 +469,7 @@ mod tests {
             PinGuard::new(self.addr, len)
         }
 
-        /// A send of `len` bytes, that the socket has not taken yet.
+        /// Begins a send of `len` bytes, which the socket has not taken yet.
         fn begin(&self, len: usize) -> Result<Sender> {
             self.begin_with(Buffer::Own(self.guard(len)?), 0..len)
         }
@@ -484,7 +487,7 @@ mod tests {
         fn begin_parts(&self, parts: Parts) -> Result<Sender> {
             let len = parts.bytes();
             let notif = Notif::new(&self.socket, parts, None)?;
-            // INVARIANT: The reference that `ubuf` holds.
+            // INVARIANT: `ubuf` owns this reference.
             let _ = Arc::into_raw(notif.clone());
             Ok(Sender { notif, len })
         }
@@ -499,7 +502,7 @@ mod tests {
     impl Sender {
         fn took(&self, sent: usize, notify: Option<Notifier>) -> InFlight {
             let notify = notify.and_then(|notify| notify.hold().ok());
-            // SAFETY: The reference on `ubuf` is not put yet.
+            // SAFETY: The sender has not dropped its reference on `ubuf` yet.
             let load = unsafe { &mut *self.notif.load.get() };
             self.notif.took(load, sent, notify);
             InFlight {
@@ -512,27 +515,28 @@ mod tests {
             self.took(self.len, None)
         }
 
-        /// The pages get into an skb of their own.
+        /// Puts the pages into an skb of their own.
         fn attach(&self) -> Result<Skb> {
-            // SAFETY: The `ubuf` is held.
+            // SAFETY: `notif` keeps the `ubuf` valid, and the sender owns a reference on it.
             unsafe { Skb::holding(self.notif.ubuf.get()) }
         }
 
-        /// The pages get into an skb that may have others. An errno.
+        /// Puts the pages into an skb that may have the pages of other sends. Returns 0 or an
+        /// errno.
         fn join(&self, skb: &Skb) -> c_int {
-            // SAFETY: The socket is that of this thread alone.
+            // SAFETY: Only this thread uses the socket, so it needs no lock.
             unsafe { Notif::link_skb(skb.as_raw(), self.notif.ubuf.get()) }
         }
     }
 
     impl Drop for Sender {
         fn drop(&mut self) {
-            // SAFETY: This is the sender's reference.
+            // SAFETY: The sender owns this reference.
             unsafe { Notif::put(ptr::null_mut(), self.notif.ubuf.get(), true) };
         }
     }
 
-    /// Counts how often it was told, and says which thread has dropped it.
+    /// A notifier that counts its calls, and stores the thread that drops it.
     struct Told {
         times: Atomic<usize>,
         dropped_by: Option<&'static Atomic<i32>>,
@@ -616,13 +620,13 @@ mod tests {
     #[test]
     fn what_is_copied_is_said_so() -> Result {
         let stage = Stage::new()?;
-        // At once: no skb ever held the pages.
+        // The stack has copied at once: no skb ever held the pages.
         let sender = stage.begin(P)?;
         let send = sender.took_all();
         drop(sender);
         assert!(send.is_complete() && send.copied());
 
-        // One of two skbs: the other still has the pages.
+        // The stack copies one of two skbs; the other still has the pages.
         let sender = stage.begin(P)?;
         let (first, second) = (sender.attach()?, sender.attach()?);
         let send = sender.took_all();
@@ -645,7 +649,7 @@ mod tests {
         let told = Told::new(None)?;
         let options = SendOptions::default();
         let send = |guard| stage.socket.send(guard, options, Some(told.clone().into()));
-        // Not connected.
+        // The socket is not connected.
         assert_eq!(send(stage.guard(P)?).err(), Some(EPIPE));
         assert_eq!(stage.pinned(), 0);
         let guard = Arc::new(stage.guard(2 * P)?, GFP_KERNEL)?;
@@ -709,7 +713,7 @@ mod tests {
     fn a_short_batch_keeps_what_was_taken() -> Result {
         let stage = Stage::new()?;
         let shared = Arc::new(stage.guard(4 * P)?, GFP_KERNEL)?;
-        // One page, two that begin in the middle of the shared ones, three.
+        // The parts touch one page, two pages of the shared guard, and three pages.
         for (sent, pages, pinned) in [
             (1, 1, 4 + 1),
             (P, 1, 4 + 1),
@@ -793,7 +797,7 @@ mod tests {
         }
         assert_eq!(batch.add(stage.guard(P)?), Err(E2BIG));
         assert_eq!(stage.pinned(), 256);
-        // Not connected.
+        // The socket is not connected.
         assert_eq!(batch.send(SendOptions::default(), None).err(), Some(EPIPE));
         assert_eq!(stage.pinned(), 0);
         Ok(())
@@ -820,7 +824,7 @@ mod tests {
         Ok(())
     }
 
-    /// Who holds a part of a chain.
+    /// A holder of references in a chain.
     enum Holder {
         Sender(#[expect(dead_code)] Sender),
         Skb(#[expect(dead_code)] Skb),
@@ -829,7 +833,7 @@ mod tests {
     #[test]
     fn a_chain_is_complete_when_all_have_let_go_in_any_order() -> Result {
         let stage = Stage::new()?;
-        // The digits of `order` say who is next.
+        // The digits of `order` are the order in which the holders drop their references.
         for order in 0..5usize.pow(5) {
             let order: [usize; 5] = core::array::from_fn(|i| order / 5usize.pow(i as u32) % 5);
             if (0..5).any(|who| !order.contains(&who)) {
@@ -839,7 +843,7 @@ mod tests {
             let skb = senders[0].attach()?;
             assert_eq!(senders[1].join(&skb), 0);
             assert_eq!(senders[2].join(&skb), 0);
-            // The last has more than that skb has room for.
+            // The last send also has pages in another skb.
             let more = senders[2].attach()?;
             let sends = [0, 1, 2].map(|i: usize| senders[i].took_all());
             let [a, b, c] = senders.map(Holder::Sender);
@@ -889,7 +893,7 @@ mod tests {
         assert_eq!(sender.join(&skb), EEXIST);
         let alone = sender.took_all();
         drop(head);
-        // It does not wait for the others.
+        // This send does not wait for the chain.
         drop(sender);
         assert!(alone.is_complete());
         assert!(sends.iter().all(|send| !send.is_complete()));
@@ -913,7 +917,7 @@ mod tests {
         assert_eq!(b.join(&skb), 0);
         assert_eq!(c.join(&skb), EEXIST);
         drop((a, b, c));
-        // One byte more than there is room for.
+        // One byte too many.
         let (a, b) = (stage.begin(300 << 10)?, stage.begin((212 << 10) + 1)?);
         let other = a.attach()?;
         assert_eq!(b.join(&other), EEXIST);
@@ -927,20 +931,20 @@ mod tests {
         let stage = Stage::new()?;
         let begin = || stage.begin(P);
         let (a, b, c, d) = (begin()?, begin()?, begin()?, begin()?);
-        // Nobody is there yet, or the send itself.
+        // The skb has no `ubuf_info` yet, or that of the send itself.
         assert_eq!(a.join(&Skb::new()?), 0);
         let (mut skb, other) = (a.attach()?, c.attach()?);
         assert_eq!(a.join(&skb), 0);
-        // Two chains are not joined: by a head, nor by a follower.
+        // Two chains do not join: neither through a head nor through a follower.
         assert_eq!(b.join(&skb), 0);
         assert_eq!(a.join(&other), EEXIST);
         assert_eq!(b.join(&other), EEXIST);
-        // No room for its pages.
+        // The skb has no room for the pages.
         let frags = mem::replace(&mut skb.shared().nr_frags, bindings::MAX_SKB_FRAGS as u8);
         let result = d.join(&skb);
         skb.shared().nr_frags = frags;
         assert_eq!(result, EEXIST);
-        // Somebody else's.
+        // The `ubuf_info` of somebody else.
         static OTHERS: bindings::ubuf_info_ops = bindings::ubuf_info_ops {
             complete: Some(ignore),
             link_skb: None,
@@ -950,13 +954,13 @@ mod tests {
             flags: bindings::SKBFL_ZEROCOPY_ENABLE as u8,
             ..Default::default()
         };
-        // SAFETY: It lives longer than the skb.
+        // SAFETY: `others` is valid, and nobody else uses it yet.
         unsafe { bindings::refcount_set(&raw mut others.refcnt, 1) };
-        // SAFETY: It is valid.
+        // SAFETY: `others` is valid for longer than the skb lives.
         let foreign = unsafe { Skb::holding(&mut others) }?;
         assert_eq!(d.join(&foreign), EEXIST);
         drop(foreign);
-        // So it is alone.
+        // `d` is still alone in its chain.
         let send = d.took_all();
         drop(d);
         assert!(send.is_complete());
@@ -1039,7 +1043,7 @@ mod tests {
             let send = sender.took_all();
             drop((sender, stage.socket));
             assert_eq!(send.abort(), expected);
-            // An abort is no end: an skb has the pages.
+            // An abort does not complete the send while an skb has its pages.
             assert!(!send.is_complete());
             drop(skb);
             assert!(send.is_complete());

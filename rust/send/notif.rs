@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A send, as the stack knows it: a `ubuf_info`, alone or in a chain. `io_uring/notif.c` is its model.
+//! The `ubuf_info` of a send, alone or in a chain. `io_uring/notif.c` is the model.
 
 use super::{
     socket::{Sock, Socket},
@@ -27,28 +27,29 @@ pub(super) static SENDS: Atomic<usize> = Atomic::new(0);
 static SENDS_COPIED: Atomic<isize> = Atomic::new(0);
 pub(super) static SENDS_IN_FLIGHT: Atomic<isize> = Atomic::new(0);
 
-/// The counters of this file, for debugfs `counters`.
+/// Writes the counters of this file, for debugfs `counters`.
 pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_fmt(fmt!("sends {}\n", SENDS.load(Relaxed)))?;
     f.write_fmt(fmt!("sends_copied {}\n", SENDS_COPIED.load(Relaxed)))?;
     f.write_fmt(fmt!("sends_in_flight {}\n", SENDS_IN_FLIGHT.load(Relaxed)))
 }
 
-/// Maximum bytes per chain, as MSG_ZEROCOPY has it for a notification (`msg_zerocopy_realloc()` in
-/// `net/core/skbuff.c`): with more, the first send would wait too long for the last.
+/// Maximum bytes per chain, as per notification of MSG_ZEROCOPY (`msg_zerocopy_realloc()` in
+/// `net/core/skbuff.c`): with more bytes, the first send would wait too long for the last.
 const CHAIN_BYTES: usize = 512 << 10;
 
 /// Maximum sends per chain. All complete in one softirq, and data appended to an existing skb is
 /// not charged to the send buffer, so the number must be bounded.
 const CHAIN_SENDS: usize = 256;
 
-/// Maximum parts per send. One softirq releases them all.
+/// Maximum parts per send. One softirq releases all parts.
 pub(super) const MAX_PARTS: usize = 256;
 
-/// A send of more runs is released by a workqueue, as that takes long for a softirq.
+/// Maximum runs that a softirq releases. A workqueue releases a send of more runs, because that
+/// takes long.
 pub(super) const RUNS_AT_ONCE: usize = 1024;
 
-/// Where the pins of a send are.
+/// The guard that has the pins of a part.
 pub(super) enum Buffer {
     Own(PinGuard<Source>),
     Shared(Arc<PinGuard<Source>>),
@@ -63,17 +64,18 @@ impl Buffer {
     }
 }
 
-/// Bytes that are sent, and where their pins are. The range of an own guard begins at 0.
+/// Bytes to send, and the guard that has their pins. If the send owns the guard, the range begins
+/// at 0.
 ///
 /// # Invariants
 ///
-/// `range` is not empty, and within the guard.
+/// `range` is not empty, and is within the guard.
 pub(super) struct Part {
     pub(super) buffer: Buffer,
     pub(super) range: Range<usize>,
 }
 
-/// What a send consists of, in order: one part, which needs no allocation, or more.
+/// The parts of a send, in order. The first one needs no allocation.
 #[derive(Default)]
 pub(super) struct Parts {
     first: Option<Part>,
@@ -81,7 +83,12 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Errors: E2BIG if there are [`MAX_PARTS`]; ENOMEM. May sleep.
+    /// Adds a part. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `E2BIG`: there are [`MAX_PARTS`] already.
+    /// - `ENOMEM`: there is no memory for the list.
     pub(super) fn push(&mut self, part: Part) -> Result {
         if self.first.is_none() {
             self.first = Some(part);
@@ -101,7 +108,7 @@ impl Parts {
         self.iter().map(|part| part.range.len()).sum()
     }
 
-    /// The pages that are not charged to the user yet.
+    /// Returns the number of pages that are not yet charged to a user.
     pub(super) fn uncharged(&self) -> usize {
         let guards = self.iter().map(|part| part.buffer.guard());
         let uncharged = guards.filter(|guard| !guard.is_charged());
@@ -113,7 +120,8 @@ impl Parts {
         self.iter().map(pages).sum()
     }
 
-    /// How many runs are let go at most: of a guard that parts in a row share it is once.
+    /// Returns the maximum number of runs that the end of the send releases. A guard that
+    /// consecutive parts share counts once.
     fn runs(&self) -> usize {
         let mut last = ptr::null();
         let mut runs = 0;
@@ -126,7 +134,11 @@ impl Parts {
         runs
     }
 
-    /// The bytes of all parts, as one array. Errors: ENOMEM. May sleep.
+    /// Returns the bytes of all parts as one array. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is no memory for the array.
     pub(super) fn bio_vecs(&self) -> Result<KVVec<bindings::bio_vec>> {
         let room = |part: &Part| {
             let guard = part.buffer.guard();
@@ -156,7 +168,8 @@ impl Parts {
         Ok(bvecs)
     }
 
-    /// Lets go of what is behind the first `bytes`: not zero, and no more than there are.
+    /// Releases the parts behind the first `bytes` bytes, which must be at least 1, and at most the
+    /// bytes of all parts.
     fn truncate(&mut self, bytes: usize) {
         let (mut left, mut keep) = (bytes, 0);
         for part in Iterator::chain(self.first.iter_mut(), self.others.iter_mut()) {
@@ -177,12 +190,12 @@ impl Parts {
     }
 }
 
-/// What a send holds until it is complete.
+/// Everything that a send holds until it is complete.
 #[derive(Default)]
 pub(super) struct Load {
     pub(super) parts: Parts,
     charge: Option<Charge>,
-    /// With what keeps its code loaded, which is dropped after it.
+    /// The notifier, and the reference on the module of its code, which is dropped after it.
     notify: Option<(Arc<dyn Notify>, ModuleRef)>,
 }
 
@@ -191,29 +204,31 @@ struct Chain {
     /// Head of the chain; null if this send is the head.
     head: *const Notif,
     next: *const Notif,
-    /// Bytes and sends: of the whole chain if this send is the head, else of this send.
+    /// Number of bytes and of sends: of the whole chain if this send is the head, else of this
+    /// send.
     bytes: usize,
     sends: usize,
 }
 
-/// A send, as the stack knows it.
+/// A send, in the form that the network stack knows: a `ubuf_info`.
 ///
 /// # Invariants
 ///
-/// - The sender and the skbs hold references on `ubuf`, and `ubuf` holds one on this (an `Arc`). A send in a
-///   chain holds one on the `ubuf` of its head.
-/// - Until the sender drops its reference on `ubuf`, only the sender accesses `load`; after that, whoever drops
-///   the chain's last reference, then `work`.
-/// - `chain` is changed under the lock of the socket, by whoever appends to an skb that holds `ubuf`, or, of a
-///   head, the `ubuf` of a send in its chain. It is read once the last reference on `ubuf` is dropped.
+/// - The sender and the skbs hold references on `ubuf`, and `ubuf` holds one on this value (an
+///   `Arc`). A send in a chain holds one on the `ubuf` of its head.
+/// - Until the sender drops its reference on `ubuf`, only the sender accesses `load`; after that,
+///   whoever drops the chain's last reference, then `work`.
+/// - `chain` changes under the lock of the socket. The thread that changes it appends to an skb
+///   that holds `ubuf`, or, if this send is a head, the `ubuf` of a send in its chain. It is read
+///   once the last reference on `ubuf` is dropped.
 #[pin_data]
 pub(super) struct Notif {
     pub(super) ubuf: Opaque<bindings::ubuf_info>,
     chain: UnsafeCell<Chain>,
     pub(super) load: UnsafeCell<Load>,
-    /// Held for this send; none when it is complete.
+    /// Number of pins that the send needs; 0 when it is complete.
     pub(super) pages: Atomic<usize>,
-    /// Some skb held its pages.
+    /// Whether an skb has held pages of this send.
     attached: Atomic<bool>,
     pub(super) copied: Atomic<bool>,
     #[pin]
@@ -221,11 +236,11 @@ pub(super) struct Notif {
     pub(super) sock: Sock,
     #[pin]
     work: Work<Self>,
-    // Last: it keeps this code loaded.
+    // Last, because it keeps this code loaded while the other fields drop.
     _module: ModuleRef,
 }
 
-// SAFETY: All that it holds may be released by any thread.
+// SAFETY: Any thread may release everything that this value holds.
 unsafe impl Send for Notif {}
 // SAFETY: By the type invariants, the cells have one user at a time.
 unsafe impl Sync for Notif {}
@@ -237,7 +252,7 @@ impl_has_work! {
 impl WorkItem for Notif {
     type Pointer = Arc<Self>;
 
-    /// What `complete` leaves: it may sleep, or take long.
+    /// Releases what `complete` has left, because that may sleep or take long.
     fn run(notif: Arc<Self>) {
         // SAFETY: By the type invariants.
         drop(unsafe { mem::take(&mut *notif.load.get()) });
@@ -264,8 +279,9 @@ impl Notif {
                     refcnt: bindings::refcount_t {
                         refs: bindings::atomic_t { counter: 1 },
                     },
-                    // Without DONT_ORPHAN the first clone, so any transmission, is a copy, and what the
-                    // congestion window holds back is not even that.
+                    // Without DONT_ORPHAN, the stack copies the pages for the first clone, that is
+                    // for the first transmission, and nothing protects the data that the congestion
+                    // window holds back.
                     flags: (bindings::SKBFL_ZEROCOPY_ENABLE
                         | bindings::SKBFL_SHARED_FRAG
                         | bindings::SKBFL_DONT_ORPHAN) as u8,
@@ -280,7 +296,7 @@ impl Notif {
                 attached: Atomic::new(false),
                 copied: Atomic::new(false),
                 done <- Opaque::ffi_init(|slot| {
-                    // SAFETY: `slot` is for a completion.
+                    // SAFETY: `slot` is valid for a completion.
                     unsafe { bindings::init_completion(slot) }
                 }),
                 sock: socket.sock(),
@@ -291,7 +307,7 @@ impl Notif {
         )
     }
 
-    /// The socket took the first `bytes`: not zero. Lets go of the others.
+    /// Records that the socket took the first `bytes` bytes, at least 1, and releases the others.
     pub(super) fn took(
         &self,
         load: &mut Load,
@@ -312,25 +328,25 @@ impl Notif {
 
     /// # Safety
     ///
-    /// `ubuf` is that of a `Notif`, and held.
+    /// `ubuf` must be that of a `Notif` that lives for `'a`.
     unsafe fn from_ubuf<'a>(ubuf: *mut bindings::ubuf_info) -> &'a Self {
-        // SAFETY: By the safety requirements; an `Opaque` is what it holds.
+        // SAFETY: By the safety requirements. An `Opaque` has the layout of its value.
         unsafe { &*kernel::container_of!(ubuf.cast::<Opaque<_>>(), Self, ubuf) }
     }
 
     /// # Safety
     ///
-    /// The caller owns a reference on `ubuf`, and gives it up.
+    /// The caller must own a reference on `ubuf`, and gives it up.
     unsafe fn put_ubuf(&self) -> bool {
         // SAFETY: By the safety requirements.
         unsafe { bindings::refcount_dec_and_test(&raw mut (*self.ubuf.get()).refcnt) }
     }
 
-    /// `ubuf_info_ops.complete`: puts one reference. Softirq or task context.
+    /// `ubuf_info_ops.complete`: drops one reference. Softirq or task context.
     ///
     /// # Safety
     ///
-    /// `ubuf` is that of a `Notif`, and the caller gives up a reference on it.
+    /// `ubuf` must be that of a `Notif`. The caller must own a reference on it, and gives it up.
     pub(super) unsafe extern "C" fn put(
         skb: *mut bindings::sk_buff,
         ubuf: *mut bindings::ubuf_info,
@@ -344,8 +360,8 @@ impl Notif {
         if !zerocopy_success {
             notif.copied.store(true, Relaxed);
         }
-        // SAFETY: By the safety requirements; the last reference makes `chain` ours to read, and with
-        // it goes the one that this send has on its head.
+        // SAFETY: By the safety requirements. Whoever drops the last reference may read `chain`,
+        // and also drops the reference that this send has on its head.
         unsafe {
             if notif.put_ubuf() {
                 match (*notif.chain.get()).head.as_ref() {
@@ -357,23 +373,25 @@ impl Notif {
         }
     }
 
-    /// `ubuf_info_ops.link_skb`: whether the pages of `ubuf` may go into `skb`, too. 0, or EEXIST for "take
-    /// another skb".
+    /// `ubuf_info_ops.link_skb`: decides whether the pages of `ubuf` may go into `skb`, too.
+    /// Returns 0, or EEXIST, for which the stack takes another skb.
     ///
     /// # Safety
     ///
-    /// Called by `skb_zerocopy_iter_stream()`, with the socket of `skb` locked, and `ubuf` a `Notif`'s.
+    /// `skb_zerocopy_iter_stream()` must call this, with the socket of `skb` locked, and `ubuf`
+    /// must be that of a `Notif`.
     pub(super) unsafe extern "C" fn link_skb(
         skb: *mut bindings::sk_buff,
         ubuf: *mut bindings::ubuf_info,
     ) -> c_int {
         let no = -(bindings::EEXIST as c_int);
-        // SAFETY: The skb is valid and holds its ubuf.
+        // SAFETY: The skb is valid, and holds a reference on its `ubuf_info`.
         let prev = unsafe { pin_guard_skb_zcopy(skb) };
         if prev.is_null() || prev == ubuf {
             return 0;
         }
-        // A send that joins and finds no room would have to wait for the others, even if it fails.
+        // If a send joined and then found no room, it would have to wait for the others, even if it
+        // failed.
         // SAFETY: The skb is valid.
         let frags = unsafe { (*pin_guard_skb_shinfo(skb)).nr_frags };
         if u32::from(frags) >= bindings::MAX_SKB_FRAGS {
@@ -383,12 +401,13 @@ impl Notif {
         if !ptr::eq(unsafe { (*prev).ops }, &OPS) {
             return no;
         }
-        // SAFETY: Both are ours and held. By the invariants of `Notif`, the lock of the socket makes the
-        // chain of `prev`, which its skb keeps from its end, and that of a new send ours to change.
+        // SAFETY: Both belong to a `Notif`, and references on both are held. By the invariants of
+        // `Notif`, the lock of the socket allows this to change the chain of `prev`, which is not
+        // complete because the skb holds `prev`, and the chain of a new send.
         unsafe {
             let (notif, prev) = (Self::from_ubuf(ubuf), Self::from_ubuf(prev));
             let (chain, prev_chain) = (notif.chain.get(), prev.chain.get());
-            // Two chains are not joined.
+            // Two chains do not join.
             if !(*chain).head.is_null() || !(*chain).next.is_null() {
                 return no;
             }
@@ -408,14 +427,15 @@ impl Notif {
         0
     }
 
-    /// The chain is complete.
+    /// Completes all sends of a chain.
     ///
     /// # Safety
     ///
-    /// Nobody has a reference on the `ubuf` of `head` or of its chain any more.
+    /// Nobody may have a reference on the `ubuf` of `head` or of another send of its chain any
+    /// more.
     unsafe fn finish(head: *const Self) {
-        // SAFETY: By the safety requirements and the type invariants, the chain is ours alone, and each
-        // has the `Arc` of its ubuf until `complete`.
+        // SAFETY: By the safety requirements and the type invariants, nobody else uses the chain,
+        // and each send of it has the `Arc` of its `ubuf` until `complete`.
         unsafe {
             let mut copied = false;
             let mut at = head;
@@ -432,9 +452,9 @@ impl Notif {
         }
     }
 
-    /// Lets go of the pages and tells everybody.
+    /// Completes a send: releases the pages, wakes up waiters and calls the notifier.
     fn complete(notif: Arc<Self>, copied: bool) {
-        // SAFETY: By the type invariants: called by who put the chain's last reference.
+        // SAFETY: By the type invariants. The caller has dropped the chain's last reference.
         let load = unsafe { &mut *notif.load.get() };
         let long = load.parts.runs() > RUNS_AT_ONCE;
         if !long {
@@ -442,13 +462,13 @@ impl Notif {
             load.charge = None;
         }
         notif.copied.store(copied, Relaxed);
-        // None were held for a send that failed.
+        // `took` has set `pages`, unless the send failed.
         if notif.pages.load(Relaxed) != 0 {
             SENDS_IN_FLIGHT.add(-1, Relaxed);
             SENDS_COPIED.add(isize::from(copied), Relaxed);
         }
         notif.pages.store(0, Release);
-        // SAFETY: It is initialised.
+        // SAFETY: The completion is initialised.
         unsafe { bindings::complete_all(notif.done.get()) };
         if let Some((notify, owner)) = load.notify.take() {
             notify.complete();
@@ -460,7 +480,7 @@ impl Notif {
             Arc::into_unique_or_drop(notif).map(Arc::from)
         };
         if let Some(last) = last {
-            // It is in no queue, so this succeeds.
+            // The work is in no queue yet, so this succeeds.
             let _ = workqueue::system_long().enqueue(last);
         }
     }

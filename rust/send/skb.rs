@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the runs of a send get into an skb: each is one frag, with one reference, where the stack's own
-//! `zerocopy_fill_skb_from_iter()` (`net/core/datagram.c`) goes page by page.
+//! Puts the runs of a send into an skb. Each run becomes one frag with one reference; the stack's
+//! own `zerocopy_fill_skb_from_iter()` (`net/core/datagram.c`) goes page by page.
 //!
-//! The pins outlive the skb, so it needs no references at all, and there is a flag for that
-//! (SKBFL_MANAGED_FRAG_REFS), which io_uring sets. It saves a percent of a large send. But what the stack has to
-//! do about it later is not safe with a clone in flight (`__skb_zcopy_downgrade_managed()`).
+//! The pins outlive the skb, so the skb needs no references at all. io_uring sets a flag for that
+//! (SKBFL_MANAGED_FRAG_REFS), which would save one percent of a large send. But the stack has to
+//! take the missing references later in some cases, and that is not safe while a clone is in flight
+//! (`__skb_zcopy_downgrade_managed()`).
 
 use crate::{ffi::*, pin::Folio};
 use kernel::{bindings, page::PAGE_SHIFT, page::PAGE_SIZE, prelude::*};
 
-/// `msghdr.sg_from_iter`: appends the first `length` bytes of `from`, or as many as the skb has room for,
-/// and advances `from` by them. 0, or EMSGSIZE if that were not all.
+/// `msghdr.sg_from_iter`: appends the first `length` bytes of `from` to the skb, or as many as it
+/// has room for, and advances `from` by them. Returns 0, or EMSGSIZE if the skb had no room for
+/// all.
 ///
 /// # Safety
 ///
-/// Called by `__zerocopy_sg_from_iter()` (`net/core/datagram.c`) on an skb that is being built, with an
-/// iterator over runs that has that many bytes. Who made it holds the pins until the last skb that takes
-/// the `ubuf_info` of the message is freed.
+/// `__zerocopy_sg_from_iter()` (`net/core/datagram.c`) must call this, on an skb that is being
+/// built, with an iterator over runs that has at least `length` bytes. The sender must hold the
+/// pins until the last skb that takes the `ubuf_info` of the message is freed.
 pub(super) unsafe extern "C" fn sg_from_iter(
     skb: *mut bindings::sk_buff,
     from: *mut bindings::iov_iter,
@@ -27,13 +29,13 @@ pub(super) unsafe extern "C" fn sg_from_iter(
     let shared = unsafe { &mut *pin_guard_skb_shinfo(skb) };
     let mut left = length;
     while left != 0 {
-        // SAFETY: By the safety requirements, there is more.
+        // SAFETY: By the safety requirements, the iterator has bytes left.
         let bvec = unsafe { &*pin_guard_iter_bvec(from) };
         // SAFETY: The iterator is valid.
         let skip = unsafe { (*from).iov_offset };
         let at = bvec.bv_offset as usize + skip;
         let part = left.min(bvec.bv_len as usize - skip);
-        // SAFETY: The page is one of the run's, which is pinned.
+        // SAFETY: The bytes are in the run, whose pages are pinned.
         let Some(pages) = (unsafe {
             append(
                 shared,
@@ -44,7 +46,7 @@ pub(super) unsafe extern "C" fn sg_from_iter(
         }) else {
             return -(bindings::EMSGSIZE as c_int);
         };
-        // SAFETY: The skb and the iterator are ours to change.
+        // SAFETY: By the safety requirements, this function may change the skb and the iterator.
         unsafe {
             (*skb).len += part as u32;
             (*skb).data_len += part as u32;
@@ -56,12 +58,12 @@ pub(super) unsafe extern "C" fn sg_from_iter(
     0
 }
 
-/// Appends `len` bytes from `offset` in `page` on, to the last frag if they follow it. Returns how many
-/// pages they touch, or `None` if there is no room.
+/// Appends `len` bytes from `offset` in `page` on, to the last frag if they follow it. Returns the
+/// number of pages that the bytes touch, or `None` if there is no room.
 ///
 /// # Safety
 ///
-/// These bytes are in one folio, which is pinned for as long as the skb holds its `ubuf_info`.
+/// These bytes must be in one folio, which is pinned for as long as the skb holds its `ubuf_info`.
 unsafe fn append(
     shared: &mut bindings::skb_shared_info,
     page: *mut bindings::page,
@@ -75,7 +77,8 @@ unsafe fn append(
     if let Some(last) = count.checked_sub(1).map(|last| &mut shared.frags[last]) {
         let end = (last.offset + last.len) as usize;
         let last_page = last.netmem as *mut bindings::page;
-        // Neither memory of a device, nor another folio, which may be next to this one all the same.
+        // The last frag must not be memory of a device, nor another folio, which may be physically
+        // next to this one.
         if last.netmem & 1 == 0
             && end % PAGE_SIZE == offset
             && last_page.wrapping_add(end >> PAGE_SHIFT) == page
@@ -92,7 +95,7 @@ unsafe fn append(
         offset: offset as u32,
     };
     shared.nr_frags += 1;
-    // Dropped with the skb.
+    // The skb drops this reference when its data is freed.
     // SAFETY: The folio is pinned.
     unsafe { pin_guard_folio_get(folio.as_raw()) };
     Some(pages)
@@ -108,9 +111,9 @@ mod tests {
 
     const P: usize = PAGE_SIZE;
 
-    /// What is left to be sent of a guard.
+    /// A guard, and the bytes of it that are not yet sent.
     struct Sending {
-        // Where it stays: the iterator refers to its runs.
+        // In a box, so that it does not move: the iterator refers to its runs.
         _guard: KBox<PinGuard<Source>>,
         iter: bindings::iov_iter,
     }
@@ -141,7 +144,8 @@ mod tests {
         }
 
         fn append(&mut self, skb: &Skb, len: usize) -> Result {
-            // SAFETY: The skb is being built; the tests ask for what there is.
+            // SAFETY: The skb is being built, and the tests append no more bytes than the guard
+            // has.
             kernel::error::to_result(unsafe { sg_from_iter(skb.as_raw(), &mut self.iter, len) })
         }
     }
@@ -154,7 +158,7 @@ mod tests {
         kunit::map(&all)
     }
 
-    /// Whether these are the frags: page, offset, length.
+    /// Returns whether the skb has these frags: page, offset, length.
     fn has(skb: &mut Skb, expected: &[(Page, usize, usize)]) -> bool {
         let shared = skb.shared();
         let count = shared.nr_frags as usize;
@@ -227,7 +231,7 @@ mod tests {
             ]
         ));
         for i in 0..4 {
-            // Of the memory, the test, and the skb.
+            // One reference of the mapping, one of the test, and one of the skb.
             assert_eq!(
                 pages.references(i) % bindings::GUP_PIN_COUNTING_BIAS as usize,
                 3
@@ -279,7 +283,7 @@ mod tests {
             Err(Error::from_errno(-(bindings::EMSGSIZE as c_int)))
         );
         assert_eq!(sending.left(), (32 - FULL + 1) * P);
-        // But more of the last.
+        // The last frag can still grow.
         last.append(&skb, P)?;
 
         let mut skb = Skb::new()?;

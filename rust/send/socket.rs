@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sockets that the send guard can send by: TCP and UDP, over IPv4 and IPv6.
+//! The sockets over which the send guard can send: TCP and UDP, over IPv4 and IPv6.
 //!
 //! C header: [`include/linux/net.h`](srctree/include/linux/net.h)
 
@@ -38,7 +38,7 @@ pub struct Socket {
     protocol: Protocol,
 }
 
-// SAFETY: A socket may be used and be released by any task.
+// SAFETY: Any task may use and release a socket.
 unsafe impl Send for Socket {}
 // SAFETY: The socket has its own lock.
 unsafe impl Sync for Socket {}
@@ -54,29 +54,34 @@ impl Socket {
     /// - `ENOTSOCK`: `fd` is not a socket.
     /// - `EOPNOTSUPP`: the socket is not TCP or UDP over IPv4 or IPv6.
     pub fn from_fd(fd: i32) -> Result<Self> {
-        // SAFETY: Any number will do.
+        // SAFETY: Any number is valid here.
         let file = unsafe { bindings::fget(fd as c_uint) };
         if file.is_null() {
             return Err(EBADF);
         }
-        // SAFETY: The reference is ours.
+        // SAFETY: `fget()` has taken a reference, which goes to `from_file`.
         unsafe { Self::from_file(file) }
     }
 
-    /// Errors: as `from_fd`.
+    /// Takes over a reference on the file of a socket.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::from_fd`]. The reference has been dropped.
     ///
     /// # Safety
     ///
-    /// `file` is valid, and the caller gives up a reference on it.
+    /// `file` must be valid. The caller must own a reference on it, and gives it up.
     pub(super) unsafe fn from_file(file: *mut bindings::file) -> Result<Self> {
         // SAFETY: The file is valid.
         let raw = unsafe { bindings::sock_from_file(file) };
         if raw.is_null() {
-            // SAFETY: The reference is ours.
+            // SAFETY: This function owns the reference.
             unsafe { bindings::fput(file) };
             return Err(error(bindings::ENOTSOCK));
         }
-        // For the reference. INVARIANT: The protocol is checked before anybody gets to use it.
+        // Made now, so that its drop releases the reference.
+        // INVARIANT: The protocol is set below, before anybody else gets the value.
         let mut socket = Self {
             file,
             raw,
@@ -110,7 +115,7 @@ impl Socket {
 
     /// Returns whether the file has O_NONBLOCK. If so, a send does not wait for room.
     pub fn is_nonblocking(&self) -> bool {
-        // SAFETY: By the type invariants; fcntl(2) may change it at any time.
+        // SAFETY: By the type invariants. fcntl(2) may change the flags at any time.
         let flags = unsafe { (&raw const (*self.file).f_flags).read_volatile() };
         flags & bindings::O_NONBLOCK != 0
     }
@@ -120,12 +125,13 @@ impl Socket {
     }
 
     fn sk(&self) -> *mut bindings::sock {
-        // SAFETY: By the type invariants; `sk` does not change while the file is open.
+        // SAFETY: By the type invariants. `sk` does not change while the file is open.
         unsafe { (*self.raw).sk }
     }
 
     pub(super) fn sock(&self) -> Sock {
-        // SAFETY: The socket has its sock. INVARIANT: It gets a reference.
+        // SAFETY: The socket has a sock.
+        // INVARIANT: The value gets this reference.
         unsafe { pin_guard_sock_hold(self.sk()) };
         Sock {
             raw: self.sk(),
@@ -133,33 +139,35 @@ impl Socket {
         }
     }
 
-    /// Whether the stack tells a `ubuf_info` the truth on this socket.
+    /// Returns whether the last reference on a `ubuf_info` is the end of a send on this socket.
     ///
-    /// kTLS, other ULPs and sockmap take the data another way and clear SOCK_SUPPORT_ZC. MTU
+    /// kTLS, other ULPs and sockmap take the data in another way, and clear SOCK_SUPPORT_ZC. MTU
     /// probing (`tcp_mtu_probe()`, sysctl tcp_mtu_probing) builds its probes from the frags of
-    /// other skbs (`tcp_clone_payload()`) and leaves their ubuf behind: it would be complete too
-    /// early.
+    /// other skbs (`tcp_clone_payload()`) and does not take references on their `ubuf_info`, which
+    /// would be complete too early.
     pub(super) fn can_zerocopy(&self) -> bool {
-        // SAFETY: By the type invariants; TCP's socks are TCP's.
+        // SAFETY: By the type invariants. The sock of a TCP socket is a TCP sock.
         unsafe {
             pin_guard_sock_support_zc(self.raw)
                 && !(self.protocol == Protocol::Tcp && pin_guard_tcp_mtu_probing(self.sk()))
         }
     }
 
-    /// Whether the next send would be part of a datagram that waits for more (UDP_CORK).
+    /// Returns whether the next send would be part of a corked datagram (UDP_CORK).
     pub(super) fn is_corked(&self) -> bool {
-        // SAFETY: By the type invariants; UDP's socks are UDP's.
+        // SAFETY: By the type invariants. The sock of a UDP socket is a UDP sock.
         self.protocol == Protocol::Udp && unsafe { pin_guard_udp_corked(self.sk()) }
     }
 
-    /// Sends `len` bytes of `runs` from `start` on, with a reference on `ubuf` for each skb that
-    /// takes pages, or by a copy if there is none. Returns how many bytes the socket took: not zero.
+    /// Sends `len` bytes of `runs` from `start` on. Each skb that takes pages takes a reference on
+    /// `ubuf`; if that is null, the stack copies. Returns the number of bytes that the socket took,
+    /// at least 1.
     ///
     /// # Safety
     ///
-    /// The runs have these bytes, at least one. `ubuf` is null, or valid and its own reference is
-    /// the caller's; the pages are pinned until its last one is gone.
+    /// The runs must have these bytes, at least one. `ubuf` must be null; or valid, and the caller
+    /// must own a reference on it. The pages must be pinned until the last reference on `ubuf` is
+    /// dropped.
     pub(super) unsafe fn transmit(
         &self,
         runs: &[bindings::bio_vec],
@@ -168,7 +176,7 @@ impl Socket {
         flags: u32,
         ubuf: *mut bindings::ubuf_info,
     ) -> Result<usize> {
-        // As send(2): the stack counts in an `int`.
+        // As send(2), because the stack counts in an `int`.
         let len = len.min(MAX_RW_COUNT);
         let mut msg_flags = flags | bindings::MSG_NOSIGNAL;
         if !ubuf.is_null() {
@@ -207,28 +215,28 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, the reference is ours.
+        // SAFETY: By the type invariants, this value owns the reference.
         unsafe { bindings::fput(self.file) };
     }
 }
 
-/// What the network stack knows of a socket; it may outlive the file.
+/// The sock of a socket, which may outlive the file.
 ///
 /// # Invariants
 ///
-/// `raw` is a sock of that protocol, with a reference that is ours.
+/// `raw` is a sock of that protocol, and this value owns a reference on it.
 pub(super) struct Sock {
     raw: *mut bindings::sock,
     protocol: Protocol,
 }
 
-// SAFETY: A reference may be dropped by any thread.
+// SAFETY: Any thread may drop a reference.
 unsafe impl Send for Sock {}
 // SAFETY: The sock has its own lock.
 unsafe impl Sync for Sock {}
 
 impl Sock {
-    /// EOPNOTSUPP for what has no connection to reset.
+    /// Returns EOPNOTSUPP if the sock has no connection to reset.
     pub(super) fn can_abort(&self) -> Result {
         match self.protocol {
             Protocol::Tcp => Ok(()),
@@ -236,13 +244,15 @@ impl Sock {
         }
     }
 
-    /// Resets the TCP connection, and frees what is queued. May sleep. Errors: as `can_abort`.
+    /// Resets the TCP connection, and frees the queued data. May sleep. Errors: as
+    /// [`Sock::can_abort`].
     ///
     /// C: `tcp_abort()` in `net/ipv4/tcp.c`.
     pub(super) fn abort(&self) -> Result {
         self.can_abort()?;
-        // It says ENOENT where the connection is gone already, which will do.
-        // SAFETY: By the type invariants, it is a TCP sock.
+        // It returns ENOENT if the connection is already gone, which is as good.
+        // SAFETY: By the type invariants, the sock is valid; `can_abort` has checked that it is
+        // TCP.
         unsafe { tcp_abort(self.raw, bindings::ECONNABORTED as c_int) };
         Ok(())
     }
