@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages held by plain references (FOLL_GET): the way that loses data when the process forks.
+//! User pages held by plain references (FOLL_GET), which loses data when the process forks.
 
 use kernel::{
     bindings,
@@ -8,23 +8,27 @@ use kernel::{
     prelude::*,
 };
 
-/// User memory, held by a reference on each page, to be written.
+/// User memory that a device writes to, held by a plain reference on each page.
 ///
 /// # Invariants
 ///
-/// Owns a reference on each of `pages`, which hold the memory from `offset` bytes on.
+/// Owns a reference on each of `pages`. The memory begins `offset` bytes into the first page.
 pub(crate) struct GetPages {
     pages: KVVec<*mut bindings::page>,
     offset: usize,
 }
 
-// SAFETY: A page reference may be dropped by any thread.
+// SAFETY: Any thread may drop a page reference.
 unsafe impl Send for GetPages {}
 
 impl GetPages {
-    /// Looks up `len` bytes of user memory at `addr`, of the current task. May sleep.
+    /// Looks up the pages of `len` bytes of the current task's user memory at `addr`. May sleep.
     ///
-    /// Errors: EINVAL beyond the address space; EFAULT for unmapped or read-only memory; ENOMEM.
+    /// # Errors
+    ///
+    /// - `EINVAL`: the range goes beyond the address space.
+    /// - `EFAULT`: a page is not mapped, or is not writable.
+    /// - `ENOMEM`: there is no memory for a page, or for the list of the pages.
     pub(crate) fn new(addr: usize, len: usize) -> Result<Self> {
         addr.checked_add(len).ok_or(EINVAL)?;
         let offset = addr % PAGE_SIZE;
@@ -36,7 +40,7 @@ impl GetPages {
         while this.pages.len() < count {
             let have = this.pages.len();
             let want = count - have;
-            // SAFETY: There is room for `want` more pages. An ioctl has a user's mm.
+            // SAFETY: `pages` has room for `want` more pages. A task in an ioctl has an mm.
             let got = unsafe {
                 bindings::get_user_pages_fast(
                     addr - offset + have * PAGE_SIZE,
@@ -48,7 +52,8 @@ impl GetPages {
             match got {
                 0 => return Err(EFAULT),
                 e if e < 0 => return Err(Error::from_errno(e)),
-                // SAFETY: That many have been filled in. INVARIANT: Their references are ours.
+                // SAFETY: The function has set `got` pages.
+                // INVARIANT: This value owns their references.
                 got => unsafe { this.pages.inc_len(got as usize) },
             }
         }
@@ -59,7 +64,7 @@ impl GetPages {
         self.pages.len()
     }
 
-    /// Copies `data` to `offset` bytes into the memory, as far as that goes.
+    /// Copies `data` to the bytes that begin `offset` bytes into the memory, up to its end.
     pub(crate) fn write(&self, offset: usize, data: &[u8]) {
         let mut at = self.offset + offset;
         let mut data = data;
@@ -69,8 +74,9 @@ impl GetPages {
             if now.is_empty() {
                 return;
             }
-            // The user may write meanwhile: C's memcpy() may race, Rust's copies must not.
-            // SAFETY: We hold the page; the copy stays inside it.
+            // User space may write to the page meanwhile: C's memcpy() may race, Rust's copies must
+            // not.
+            // SAFETY: This value holds the page, and the copy stays within the page.
             unsafe {
                 let mapped = bindings::kmap_local_page(page);
                 let to = mapped.cast::<u8>().add(in_page);
@@ -85,7 +91,8 @@ impl GetPages {
 
 impl Drop for GetPages {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, the references are ours. Dropped in process context.
+        // SAFETY: By the type invariants, this value owns the references. It drops in process
+        // context.
         unsafe {
             for &page in self.pages.iter() {
                 bindings::set_page_dirty_lock(page);

@@ -2,11 +2,11 @@
 
 //! A DMA engine in software: `/dev/pin_guard_dma`.
 //!
-//! It writes to user memory some time after it was told to, from a workqueue, as a device would, and
-//! holds the pages meanwhile in one of three ways: by plain references (the bug of 2008), by plain
-//! references inside a window, or by a `PinGuard`. So what fork does to memory with I/O in flight can be
-//! seen without a network. The interface is in `samples/pin_guard_dma.h`; a program that uses it, as
-//! root:
+//! Like a device, it writes to user memory some time after the request, from a workqueue. Until
+//! then it holds the pages in one of three ways: by plain references (the bug of 2008), by plain
+//! references within a window, or by a `PinGuard`. So it shows what a fork does to memory with I/O
+//! in flight, and needs no network. The interface is in `samples/pin_guard_dma.h`. A program that
+//! uses it, as root:
 //!
 //! ```python
 //! import ctypes, fcntl, os, struct
@@ -20,7 +20,8 @@
 //! for mode, name in (GET, "get"), (WINDOW, "window"), (PIN, "pin"):
 //!     ctypes.memset(addr, ord("."), 4096)
 //!     # addr, len, pattern, delay_ms, mode, op (0: fill), flags, id (out)
-//!     submit = bytearray(struct.pack("=QQQIIIIQ", addr, 8, 0x4141414141414141, 500, mode, 0, 0, 0))
+//!     submit = bytearray(struct.pack("=QQQIIIIQ",
+//!                                    addr, 8, 0x4141414141414141, 500, mode, 0, 0, 0))
 //!     fcntl.ioctl(dev, 0xC03050D0, submit)
 //!     if os.fork() == 0:
 //!         os._exit(0)
@@ -33,8 +34,8 @@
 //!
 //! It prints `........` for get: the data went to a page that the process no longer has.
 //!
-//! read(2), readv(2) and so on fill their buffers at once, the byte at file position p with p % 251;
-//! write(2) and the like compare, and say EIO where a byte is another.
+//! read(2), readv(2) and the like fill their buffers at once: the byte at file position p is p %
+//! 251. write(2) and the like compare the bytes, and fail with EIO if a byte differs.
 
 mod get;
 mod polled_device;
@@ -81,7 +82,7 @@ const COUNT: u32 = 1 << 0;
 /// `PIN_GUARD_DMA_HELD`
 const HELD: u32 = u32::MAX;
 
-/// How many bytes the engine moves at a time.
+/// Number of bytes that the engine copies at a time.
 const PIECE: usize = 256;
 
 /// `struct pin_guard_dma_submit`
@@ -117,7 +118,8 @@ unsafe impl FromBytes for Wait {}
 // SAFETY: There is no padding and no interior mutability.
 unsafe impl AsBytes for Wait {}
 
-/// The memory of a request, and how it is held. A window closes after its pages are let go.
+/// The memory of a request, and the way in which the engine holds it. A window closes after its
+/// pages have been released.
 enum Memory {
     Get(GetPages),
     Window(GetPages, #[expect(dead_code)] Window),
@@ -126,7 +128,7 @@ enum Memory {
 }
 
 impl Memory {
-    /// Gets hold of what `submit` asks for. The errors are the ioctl's.
+    /// Takes hold of the memory that `submit` names. Returns the errors of the ioctl.
     fn new(submit: &Submit) -> Result<Self> {
         let (addr, len) = (submit.addr as usize, submit.len as usize);
         if submit.flags & !COUNT != 0 || submit.len == 0 {
@@ -139,7 +141,7 @@ impl Memory {
             (_, 1) if submit.flags != 0 => Err(EINVAL),
             (0, 0) => Ok(Self::Get(GetPages::new(addr, len)?)),
             (1, 0) => {
-                // The window first: see `Window`.
+                // The window must open before the pages are looked up; see `Window`.
                 let window = Window::open(addr, len)?;
                 Ok(Self::Window(GetPages::new(addr, len)?, window))
             }
@@ -159,7 +161,7 @@ impl Memory {
         }
     }
 
-    /// What the device does: fills the memory, or sums it up.
+    /// Does the work of the device: fills the memory, or returns the sum of its bytes.
     fn transfer(&self, len: usize, mut pattern: u64, count: bool) -> Result<u64> {
         let mut piece = [0; PIECE];
         let mut sum = 0;
@@ -182,7 +184,8 @@ impl Memory {
     }
 }
 
-/// A request in flight; owned by the workqueue, or by its file while it is held, until it is done.
+/// A request in flight. The workqueue owns it until it is done; before that, its file owns it while it
+/// is held.
 #[pin_data]
 struct Request {
     engine: Arc<Engine>,
@@ -193,7 +196,7 @@ struct Request {
     memory: Option<Memory>,
     #[pin]
     work: DelayedWork<Self>,
-    // Last: it keeps this code loaded while the rest is dropped.
+    // Last, because it keeps this code loaded while the other fields drop.
     _module: ModuleRef,
 }
 
@@ -211,7 +214,7 @@ impl WorkItem for Request {
         };
         let (pages, runs) = memory.pages_and_runs();
         let transferred = memory.transfer(*this.len, *this.pattern, *this.count);
-        // Who waits for the request may reuse the memory at once.
+        // Dropped first: whoever waits for the request may reuse the memory at once.
         drop(memory);
         this.engine.finish(Wait {
             id: *this.id,
@@ -233,9 +236,10 @@ impl Request {
 }
 
 enum State {
+    /// Until somebody waits for the request, or its file is closed.
     Held(Pin<KBox<Request>>),
     InFlight,
-    /// What `WAIT` will say.
+    /// The answer of `WAIT`.
     Done(Wait),
 }
 
@@ -244,7 +248,7 @@ struct Requests {
     known: KVec<(u64, State)>,
 }
 
-/// An open file: an engine with requests of its own.
+/// An open file, which is an engine with requests of its own.
 #[pin_data]
 struct Engine {
     #[pin]
@@ -255,18 +259,18 @@ struct Engine {
 
 impl Engine {
     fn finish(&self, wait: Wait) {
-        // After the file is closed nobody wants to know.
+        // The request is not known any more if the file has been closed.
         let _ = self.set_state(wait.id, State::Done(wait));
     }
 
-    /// Gives the state back if no request of that number is known.
+    /// Returns the state if no request with this number is known.
     fn set_state(&self, id: u64, state: State) -> Result<(), State> {
         let mut requests = self.requests.lock();
         let Some((_, old)) = requests.known.iter_mut().find(|(known, _)| *known == id) else {
             return Err(state);
         };
         *old = state;
-        // Also for who waited before the request was held: it goes on.
+        // A thread may wait for a request that becomes held only now: it lets the request go.
         self.done.notify_all();
         Ok(())
     }
@@ -314,7 +318,7 @@ impl Engine {
                     .retain(|(id, _)| *id != submit.id);
             })?;
         if submit.delay_ms == HELD {
-            // It is known, as the file is open.
+            // The file is open, so the request is known.
             let _ = engine.set_state(submit.id, State::Held(request));
         } else {
             Request::go(request, submit.delay_ms);
@@ -363,7 +367,7 @@ impl MiscDevice for Engine {
     }
 
     fn release(engine: Arc<Self>, _file: &File) {
-        // Requests in flight go on, as a device's would.
+        // Requests in flight go on, as those of a device would.
         let known = mem::take(&mut engine.requests.lock().known);
         for (_, state) in known {
             if let State::Held(request) = state {
@@ -405,8 +409,8 @@ impl MiscDevice for Engine {
     }
 }
 
-/// Calls `f` with pieces of what is read or written at the position of `kiocb`: their offsets, and the
-/// bytes that belong there. Then moves the position.
+/// Calls `f` for each piece of the `len` bytes at the position of `kiocb`, with the offset of the
+/// piece and the bytes that belong there. Then advances the position.
 fn at_position(
     kiocb: &mut Kiocb<'_, Arc<Engine>>,
     len: usize,
@@ -424,7 +428,7 @@ fn at_position(
     Ok(len)
 }
 
-// SAFETY: There is no queue.
+// SAFETY: The device has no queue.
 unsafe impl PolledDevice for Engine {
     fn poll(engine: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> bool {
         table.register_wait(file, &engine.done);

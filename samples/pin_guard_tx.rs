@@ -2,11 +2,11 @@
 
 //! A sender from user memory: `/dev/pin_guard_tx`.
 //!
-//! It sends a range of the caller's memory over the caller's TCP or UDP socket in one of three ways: by a
-//! copy, as send(2) does; by MSG_SPLICE_PAGES, where nobody learns when the stack is done with the pages;
-//! or by the send guard, which says so. What goes out after the memory was reused can be seen at the
-//! receiver. The interface is in `samples/pin_guard_tx.h`; a program that uses it, as root, after
-//! `tc qdisc add dev lo root netem delay 200ms`:
+//! It sends a range of the caller's memory over the caller's TCP or UDP socket in one of three
+//! ways: by a copy, as send(2) does; by MSG_SPLICE_PAGES, where the stack does not report when it
+//! has finished with the pages; or by the send guard, which reports it. The receiver sees what was
+//! sent if the memory was reused. The interface is in `samples/pin_guard_tx.h`. A program that
+//! uses it, as root, after `tc qdisc add dev lo root netem delay 200ms`:
 //!
 //! ```python
 //! import ctypes, fcntl, os, socket, struct
@@ -29,15 +29,16 @@
 //!     # id, sent (out), pinned (out), requests (out), in_flight (out), copied (out), timeout_ms
 //!     wait = bytearray(send[40:48] + struct.pack("=QQIIII", 0, 0, 0, 0, 0, 10000))
 //!     fcntl.ioctl(dev, 0xC02850DC, wait)
-//!     ctypes.memset(addr, ord("!"), 4096)  # the request is complete: the memory is ours again
+//!     ctypes.memset(addr, ord("!"), 4096)  # the request is complete: reuse the memory
 //!     print(name, peer.recv(4096, socket.MSG_WAITALL)[:8])
 //! ```
 //!
 //! It prints `!!!!!!!!` for splice: the data left after the buffer was reused.
 //!
-//! A copy or a splice is complete at once. To be told of a guard's completion there are also poll(2), and
-//! SIGIO with O_ASYNC. Sends go on when the file is closed. Most of the cost of a small send is that
-//! of its call and its completion: PIN_GUARD_TX_BATCH sends up to 256 pieces with one of each.
+//! A copy or a splice is complete at once. poll(2), and SIGIO with O_ASYNC, also report the
+//! completion of a send by the guard. Sends go on when the file is closed. Most of the cost of a
+//! small send is that of its call and its completion. PIN_GUARD_TX_BATCH needs one of each for up
+//! to 256 pieces.
 
 mod plain_send;
 mod polled_device;
@@ -169,7 +170,7 @@ unsafe impl FromBytes for Status {}
 // SAFETY: There is no padding and no interior mutability.
 unsafe impl AsBytes for Status {}
 
-/// A length that user space gave.
+/// Checks a length from user space.
 fn check_len(len: u64) -> Result<usize> {
     match len {
         0 => Err(EINVAL),
@@ -178,7 +179,7 @@ fn check_len(len: u64) -> Result<usize> {
     }
 }
 
-/// Errors: EINVAL for a flag that there is not.
+/// Returns the options of the flags of an ioctl, or EINVAL if there is an unknown flag.
 fn options(flags: u32) -> Result<SendOptions> {
     if flags & !(DONTWAIT | MORE | COPY_OK) != 0 {
         return Err(EINVAL);
@@ -190,13 +191,13 @@ fn options(flags: u32) -> Result<SendOptions> {
     })
 }
 
-/// A send that was made, or a batch.
+/// A send that has been made; a batch is one send.
 #[derive(Clone)]
 struct Request {
     id: u64,
     sent: usize,
     copied: bool,
-    /// `None` where nobody will say more.
+    /// `None` for a copy or a splice, which is complete at once.
     in_flight: Option<InFlight>,
 }
 
@@ -214,12 +215,12 @@ impl Request {
     }
 }
 
-/// What an open file knows. The ids of both grow, so both are sorted.
+/// The requests and the buffers of an open file. The ids of both grow, so both lists are sorted.
 #[derive(Default)]
 struct Known {
     last_id: u64,
     requests: KVec<Request>,
-    /// Sends that are being made; `requests` has room for them.
+    /// Number of sends that tasks are making now. `requests` has room for them.
     sending: usize,
     last_buffer: u64,
     buffers: KVec<(u64, Arc<PinGuard<Source>>)>,
@@ -240,9 +241,9 @@ impl Known {
     }
 }
 
-/// An open file: a sender with requests and buffers of its own.
+/// An open file, which is a sender with requests and buffers of its own.
 ///
-/// The sends that are in flight refer to it, as whom to notify.
+/// The sends in flight refer to it as their notifier.
 #[pin_data]
 struct Tx {
     #[pin]
@@ -253,7 +254,7 @@ struct Tx {
 }
 
 impl Tx {
-    /// Adds memory to a batch. May sleep.
+    /// Adds the memory of `part` to a batch. May sleep.
     fn add(&self, batch: &mut Batch<'_>, part: &Part) -> Result {
         let (addr, len) = (part.addr as usize, check_len(part.len)?);
         if part.buffer == 0 {
@@ -267,7 +268,7 @@ impl Tx {
         batch.add_shared(&guard, addr..end)
     }
 
-    /// Sends by the guard what `add` adds. May sleep.
+    /// Sends the memory that `add` adds to a batch, by the send guard. May sleep.
     fn guarded(
         tx: ArcBorrow<'_, Self>,
         fd: i32,
@@ -288,7 +289,7 @@ impl Tx {
         })
     }
 
-    /// Makes the send that was asked for. May sleep.
+    /// Makes the send of `PIN_GUARD_TX_SEND`. May sleep.
     fn transmit(tx: ArcBorrow<'_, Self>, send: &SendArg) -> Result<Request> {
         let &SendArg {
             addr, len, buffer, ..
@@ -316,9 +317,10 @@ impl Tx {
         })
     }
 
-    /// Makes a request by `transmit`. Returns its id, and how many bytes it sent.
+    /// Makes a request by `transmit`. Returns its id, and the number of bytes that it sent.
     fn make(&self, transmit: impl FnOnce() -> Result<Request>) -> Result<(u64, usize)> {
-        // What can fail comes first: a send that was made is known.
+        // This can fail, so it comes before the send: each send that has been made is in
+        // `requests`.
         {
             let mut known = self.known.lock();
             let sending = known.sending + 1;
@@ -333,11 +335,11 @@ impl Tx {
             known.last_id += 1;
             let id = known.last_id;
             let (sent, complete) = (made.sent, made.is_complete());
-            // The capacity is there.
+            // There is room.
             let _ = known.requests.push_within_capacity(Request { id, ..made });
             (id, sent, complete)
         };
-        // It may have been complete before `poll` could see it.
+        // If it was complete before it was in `requests`, `poll` could not see it.
         if complete {
             self.complete();
         }
@@ -351,7 +353,8 @@ impl Tx {
         let (id, sent) = tx.make(|| Self::transmit(tx, &send))?;
         send.id = id;
         send.sent = sent as u64;
-        // The data is on its way: if this fails, the request stays, to be found by id 0.
+        // The data is on its way. If this write fails, the request stays, and user space finds it
+        // by id 0.
         writer.write(&send)
     }
 
@@ -396,13 +399,14 @@ impl Tx {
         let mut known = self.known.lock();
         let at = known.buffer(id)?;
         let removed = known.buffers.remove(at);
-        // It may be a lot to unpin.
+        // Dropped without the lock, because the buffer may have many pins.
         drop(known);
         drop(removed);
         Ok(())
     }
 
-    /// Says how `id` stands, and forgets it if `wait`ed for.
+    /// Reports the state of the request `id`, or of all requests if `id` is 0. If `wait`, first
+    /// waits for them, and afterwards forgets them.
     fn status(&self, arg: UserPtr, wait: bool) -> Result {
         let (mut reader, mut writer) =
             UserSlice::new(arg, mem::size_of::<Status>()).reader_writer();
@@ -429,7 +433,8 @@ impl Tx {
             if ids.contains(&request.id) {
                 status.requests += 1;
                 status.sent += request.sent as u64;
-                // In this order: what is complete has no pages, and nothing more is copied of it.
+                // In this order, so that the three agree: a complete request has no pages, and the
+                // stack copies nothing more of it.
                 status.in_flight += u32::from(!request.is_complete());
                 status.pinned += request.pages() as u64;
                 status.copied += u32::from(request.copied());
@@ -443,11 +448,11 @@ impl Tx {
         Ok(())
     }
 
-    /// Waits for the requests `ids`, without the lock.
+    /// Waits for the requests `ids`. Does not hold the lock while it sleeps.
     fn wait(&self, ids: &RangeInclusive<u64>, timeout_ms: u32) -> Result {
         let start = Instant::<Monotonic>::now();
         loop {
-            // The last one first: most often the others are complete by then.
+            // The last one first: usually the others are complete when it is.
             let in_flight = {
                 let known = self.known.lock();
                 let mut requests = known.requests.iter();
@@ -469,7 +474,7 @@ impl Tx {
         let request = self.known.lock().request(id)?.clone();
         match &request.in_flight {
             Some(in_flight) => in_flight.abort(),
-            // It is complete.
+            // The request is complete.
             None => Ok(()),
         }
     }
@@ -524,7 +529,7 @@ impl MiscDevice for Tx {
     }
 }
 
-// SAFETY: A file's queue is in its `Tx`.
+// SAFETY: The queue of a file is in its `Tx`, and there is no other.
 unsafe impl PolledDevice for Tx {
     fn poll(tx: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> bool {
         table.register_wait(file, &tx.done);

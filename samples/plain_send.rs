@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sends that hold nothing once they are made: by a copy, and by MSG_SPLICE_PAGES.
+//! Sends after which the sender holds nothing: by a copy, and by MSG_SPLICE_PAGES.
 
 use core::ptr;
 use kernel::{bindings, error::to_result, page::PAGE_SIZE, prelude::*};
 use pin_guard::{SendOptions, Socket};
 
-/// What a socket offers besides the send guard.
+/// The ways to send over a socket besides the send guard.
 pub(crate) trait PlainSend {
-    /// Copies `len` bytes of user memory at `addr` to the socket, as send(2) does. Returns how many bytes
-    /// it took. May sleep.
+    /// Copies `len` bytes of the current task's user memory at `addr` to the socket, as send(2)
+    /// does. Returns the number of bytes that the socket took. May sleep.
     fn copy(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize>;
 
-    /// Hands the pages of `len` bytes of user memory at `addr` to the socket. Returns how many bytes it
-    /// took. May sleep.
+    /// Hands the pages of `len` bytes of the current task's user memory at `addr` to the socket.
+    /// Returns the number of bytes that the socket took. May sleep.
     ///
-    /// The stack has its own references on the pages, by which they outlive the call, and nobody is told
-    /// when it drops them.
+    /// The stack takes references of its own on the pages, so the pages outlive the call. It does
+    /// not report when it drops them.
     fn splice(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize>;
 }
 
 impl PlainSend for Socket {
     fn copy(&self, addr: usize, len: usize, options: SendOptions) -> Result<usize> {
         send(self, 0, options, |iter| {
-            // SAFETY: `iter` is to be set up. An ioctl has a user's mm.
+            // SAFETY: `iter` may be overwritten. A task in an ioctl has an mm.
             to_result(unsafe {
                 bindings::import_ubuf(
                     bindings::ITER_SOURCE as c_int,
@@ -54,7 +54,7 @@ impl PlainSend for Socket {
             offset = 0;
         }
         send(self, bindings::MSG_SPLICE_PAGES, options, |iter| {
-            // SAFETY: `iter` is to be set up; `bvecs` and the pages outlive it.
+            // SAFETY: `iter` may be overwritten. `bvecs` and the pages outlive it.
             unsafe {
                 bindings::iov_iter_bvec(
                     iter,
@@ -69,7 +69,7 @@ impl PlainSend for Socket {
     }
 }
 
-/// Sends what `set_up` makes of the iterator.
+/// Sends the bytes of the iterator that `set_up` sets up.
 fn send(
     socket: &Socket,
     flags: u32,
@@ -81,7 +81,7 @@ fn send(
     message.msg_flags = flags | bindings::MSG_NOSIGNAL;
     // SAFETY: The socket is valid.
     let kind = unsafe { (*socket.as_raw()).type_ };
-    // As the send guard has it.
+    // As the send guard, which returns EINVAL in this case.
     if options.more && kind as bindings::sock_type != bindings::sock_type_SOCK_STREAM {
         return Err(EINVAL);
     }
@@ -91,14 +91,14 @@ fn send(
     if options.more {
         message.msg_flags |= bindings::MSG_MORE;
     }
-    // SAFETY: The socket is valid; `set_up` has set the iterator up.
+    // SAFETY: The socket is valid, and `set_up` has set up the iterator.
     match unsafe { bindings::sock_sendmsg(socket.as_raw(), &mut message) } {
         e if e < 0 => Err(Error::from_errno(e)),
         sent => Ok(sent as usize),
     }
 }
 
-/// User memory to be read, held by plain references (FOLL_GET).
+/// User memory that the stack reads, held by plain references (FOLL_GET).
 ///
 /// # Invariants
 ///
@@ -106,9 +106,13 @@ fn send(
 struct Pages(KVVec<*mut bindings::page>);
 
 impl Pages {
-    /// Looks up `len` bytes of user memory at `addr`, of the current task. May sleep.
+    /// Looks up the pages of `len` bytes of the current task's user memory at `addr`. May sleep.
     ///
-    /// Errors: EINVAL beyond the address space; EFAULT for unmapped memory; ENOMEM.
+    /// # Errors
+    ///
+    /// - `EINVAL`: the range goes beyond the address space.
+    /// - `EFAULT`: a page is not mapped.
+    /// - `ENOMEM`: there is no memory for a page, or for the list of the pages.
     fn get(addr: usize, len: usize) -> Result<Self> {
         addr.checked_add(len).ok_or(EINVAL)?;
         let start = addr - addr % PAGE_SIZE;
@@ -116,7 +120,7 @@ impl Pages {
         let mut this = Self(KVVec::with_capacity(count, GFP_KERNEL)?);
         while this.0.len() < count {
             let have = this.0.len();
-            // SAFETY: There is room for that many more pages. An ioctl has a user's mm.
+            // SAFETY: The list has room for that many more pages. A task in an ioctl has an mm.
             let got = unsafe {
                 bindings::get_user_pages_fast(
                     start + have * PAGE_SIZE,
@@ -128,7 +132,8 @@ impl Pages {
             match got {
                 0 => return Err(EFAULT),
                 e if e < 0 => return Err(Error::from_errno(e)),
-                // SAFETY: That many have been filled in. INVARIANT: Their references are ours.
+                // SAFETY: The function has set `got` pages.
+                // INVARIANT: This value owns their references.
                 got => unsafe { this.0.inc_len(got as usize) },
             }
         }
@@ -141,7 +146,7 @@ impl Drop for Pages {
         let pages = bindings::release_pages_arg {
             pages: self.0.as_mut_ptr(),
         };
-        // SAFETY: By the type invariants, the references are ours.
+        // SAFETY: By the type invariants, this value owns the references.
         unsafe { bindings::release_pages(pages, self.0.len() as c_int) };
     }
 }

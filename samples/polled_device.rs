@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A misc device that can be polled: what `kernel::miscdevice` leaves out.
+//! Misc devices with poll(2) and SIGIO, which `kernel::miscdevice` does not offer.
 
 use core::{marker::PhantomData, ptr};
 use kernel::{
@@ -18,17 +18,18 @@ use pin_guard::this_module;
 ///
 /// # Safety
 ///
-/// `fasync_queue` always returns the same queue for a file.
+/// `fasync_queue` must always return the same queue for a file.
 pub(crate) unsafe trait PolledDevice: MiscDevice {
-    /// Whether there is something to read. Registers the condition variable to wait on with `table`.
+    /// Returns whether there is something to read. Registers the condition variable to wait on with
+    /// `table`.
     fn poll(
         device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
         file: &File,
         table: PollTable<'_>,
     ) -> bool;
 
-    /// Where to add those who want SIGIO when there is something to read (O_ASYNC), and to remove them
-    /// from. Without one, they get ENOTTY.
+    /// Returns the queue of the files whose owners want SIGIO when there is something to read
+    /// (O_ASYNC). If there is none, fcntl(2) returns ENOTTY to them.
     fn fasync_queue<'a>(
         _device: &'a <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
     ) -> Option<&'a FasyncQueue> {
@@ -40,23 +41,23 @@ pub(crate) unsafe trait PolledDevice: MiscDevice {
 ///
 /// # Invariants
 ///
-/// A list of entries of open files.
+/// The list consists of entries of open files.
 pub(crate) struct FasyncQueue(Opaque<*mut bindings::fasync_struct>);
 
-// SAFETY: The list may be used by any thread.
+// SAFETY: Any thread may use the list.
 unsafe impl Send for FasyncQueue {}
 // SAFETY: The list has its own locks.
 unsafe impl Sync for FasyncQueue {}
 
-// Not every device has one.
+// Not every module with this file has a queue.
 #[allow(dead_code)]
 impl FasyncQueue {
     pub(crate) const fn new() -> Self {
-        // INVARIANT: It is empty.
+        // INVARIANT: The list is empty.
         Self(Opaque::new(ptr::null_mut()))
     }
 
-    /// Sends SIGIO. Any context.
+    /// Sends SIGIO to the owners of the files. Any context.
     pub(crate) fn notify(&self) {
         // SAFETY: By the type invariants.
         unsafe {
@@ -73,27 +74,28 @@ impl FasyncQueue {
 ///
 /// # Invariants
 ///
-/// `misc` is a registered `struct miscdevice` whose `fops` points to `fops`.
+/// `misc` is a registered `struct miscdevice`, and its `fops` points to the field `fops`.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub(crate) struct PolledDeviceRegistration<T: PolledDevice> {
-    // First, and layout compatible with `MiscDeviceRegistration<T>`: `MiscDevice::open` gets it as that.
+    // First, and with the layout of `MiscDeviceRegistration<T>`, because `MiscDevice::open` gets it
+    // as that type.
     #[pin]
     misc: Opaque<bindings::miscdevice>,
     fops: Opaque<bindings::file_operations>,
     _device: PhantomData<T>,
 }
 
-// SAFETY: A device may be deregistered by any thread.
+// SAFETY: Any thread may deregister a device.
 unsafe impl<T: PolledDevice> Send for PolledDeviceRegistration<T> {}
-// SAFETY: `&self` gives nothing.
+// SAFETY: `&self` allows no access.
 unsafe impl<T: PolledDevice> Sync for PolledDeviceRegistration<T> {}
 
 impl<T: PolledDevice> PolledDeviceRegistration<T> {
     /// Registers `/dev/name`, mode 0600. Open files keep this module loaded.
     pub(crate) fn register(name: &'static CStr) -> impl PinInit<Self, Error> {
         let misc = MiscDeviceOptions { name }.into_raw::<T>();
-        // SAFETY: `into_raw` points it to a constant.
+        // SAFETY: `into_raw` has set `fops` to a constant.
         let mut fops = unsafe { ptr::read(misc.fops) };
         fops.owner = this_module!().as_ptr();
         fops.poll = Some(Self::poll);
@@ -113,8 +115,8 @@ impl<T: PolledDevice> PolledDeviceRegistration<T> {
                 bindings::misc_register(this.misc.get())
             })
             .inspect_err(|_| {
-                // For `drop`, which also runs if this fails.
-                // SAFETY: It is not registered.
+                // `drop` also runs if this fails, and recognises it by the null pointer.
+                // SAFETY: The device is not registered, so nobody else uses `misc`.
                 unsafe { (*this.misc.get()).fops = ptr::null() };
             })
         })
@@ -122,13 +124,13 @@ impl<T: PolledDevice> PolledDeviceRegistration<T> {
 
     /// # Safety
     ///
-    /// Called by the VFS on an open file of this device.
+    /// The VFS must call this, on an open file of this device.
     unsafe extern "C" fn poll(
         file: *mut bindings::file,
         table: *mut bindings::poll_table_struct,
     ) -> bindings::__poll_t {
-        // SAFETY: An open file's private data is what `MiscDevice::open` returned, and the arguments
-        // are valid for the call.
+        // SAFETY: The private data of an open file is the pointer that `MiscDevice::open` returned.
+        // The arguments are valid for the call.
         let ready = unsafe {
             let device = <T::Ptr as ForeignOwnable>::borrow((*file).private_data);
             T::poll(
@@ -146,12 +148,14 @@ impl<T: PolledDevice> PolledDeviceRegistration<T> {
 
     /// # Safety
     ///
-    /// Called by the VFS on an open file of this device, and before it is released if it is in the queue.
+    /// The VFS must call this, on an open file of this device. If the file is in the queue, the VFS
+    /// must call it again before it releases the file.
     unsafe extern "C" fn fasync(fd: c_int, file: *mut bindings::file, on: c_int) -> c_int {
         // SAFETY: As for `poll`.
         let device = unsafe { <T::Ptr as ForeignOwnable>::borrow((*file).private_data) };
         match T::fasync_queue(&device) {
-            // SAFETY: The arguments are the VFS's. INVARIANT: The file leaves the queue in time.
+            // SAFETY: The arguments are those of the VFS.
+            // INVARIANT: The file leaves the queue before it is released.
             Some(queue) => unsafe { bindings::fasync_helper(fd, file, on, queue.0.get()) },
             None => ENOTTY.to_errno(),
         }
@@ -161,7 +165,7 @@ impl<T: PolledDevice> PolledDeviceRegistration<T> {
 #[pinned_drop]
 impl<T: PolledDevice> PinnedDrop for PolledDeviceRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants, it is registered, but for a failed `register`.
+        // SAFETY: By the type invariants, the device is registered, unless `register` has failed.
         unsafe {
             if !(*self.misc.get()).fops.is_null() {
                 bindings::misc_deregister(self.misc.get());
