@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Times [`PinGuard`] against the same work in C, and [`Window`], inside the kernel:
-//! `/dev/pin_guard_bench`, mode 0600.
+//! `/dev/pin_guard_bench`, mode 0600: measures [`PinGuard`] against the same work in C, and
+//! [`Window`], inside the kernel.
 //!
-//! An ioctl pins and releases a range of the caller's memory in a loop, in one way or the other, or opens
-//! and closes a window on it, and says how long that took. Another opens windows that stay open. The
-//! interface is in `pin_guard_bench.h`.
+//! One ioctl pins and releases a range of the caller's memory in a loop, in Rust or in C, or opens
+//! and closes a window on it, and returns the time that the loop took. Another ioctl opens windows
+//! that stay open. The interface is in `pin_guard_bench.h`.
 
 use core::mem;
 use kernel::{
@@ -35,7 +35,7 @@ module! {
 }
 
 extern "C" {
-    /// `reference.c`; not reentrant.
+    /// `reference.c`. Not reentrant.
     fn pin_guard_bench_reference(
         addr: c_ulong,
         len: c_ulong,
@@ -74,7 +74,7 @@ struct Hold {
 unsafe impl FromBytes for Hold {}
 
 fn reference(run: &Run, gup_flags: u32) -> Result {
-    // SAFETY: The caller holds the mutex `BUSY`; the length is checked.
+    // SAFETY: The caller holds the mutex `BUSY`, and has checked the length.
     to_result(unsafe {
         pin_guard_bench_reference(run.addr as usize, run.len as usize, gup_flags, run.loops)
     })
@@ -95,7 +95,7 @@ fn window(run: &Run) -> Result {
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: Initialised by the module's init before it is used.
+    // SAFETY: The init of the module initialises the lock before anybody uses it.
     unsafe(uninit) static BUSY: Mutex<()> = ();
 }
 
@@ -110,7 +110,7 @@ impl Bench {
     fn run(arg: UserPtr) -> Result {
         let (mut reader, mut writer) = UserSlice::new(arg, mem::size_of::<Run>()).reader_writer();
         let mut run: Run = reader.read()?;
-        // One page less than the array has room for: the address need not be aligned.
+        // The address need not be aligned, so the offset in the page counts, too.
         if run.len == 0 || run.addr % 4096 + run.len > MAX_LEN {
             return Err(EINVAL);
         }
@@ -137,7 +137,7 @@ impl Bench {
             let window = Window::open(hold.addr as usize + i * PAGE_SIZE, PAGE_SIZE)?;
             windows.push(window, GFP_KERNEL)?;
         }
-        // Those of before are closed without the lock.
+        // The windows that were open before close without the lock.
         let before = mem::replace(&mut *self.held.lock(), windows);
         drop(before);
         Ok(())
@@ -174,7 +174,7 @@ struct BenchModule {
 
 impl InPlaceModule for BenchModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // SAFETY: Called exactly once.
+        // SAFETY: The init of the module runs once.
         unsafe { BUSY.init() };
         try_pin_init!(Self {
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
