@@ -214,7 +214,7 @@ reads()
 {
 	local rc
 
-	run nfs.sh "v4.2 protected "{"forkscrew:pread *fork*","dma_thread anon",pthread_read_and_fork}
+	run nfs.sh "v4.2 protected "{"forkscrew:pread fork","dma_thread anon",pthread_read_and_fork}
 	rc=$?
 	{ echo "# selftests: pin_guard: nfs.sh"; sed 's/^/# /' "$LOG"; } >"$1"
 	return $rc
