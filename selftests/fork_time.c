@@ -8,6 +8,7 @@
  * PIN_GUARD_DELAY_MS		a delay of the wire that is long for this machine
  * PIN_GUARD_SLOW_SWAP		a command that makes the swap device slow ("slow") or not ("fast")
  * PIN_GUARD_GROUP		the directory of an empty memory cgroup, which swaps
+ * PIN_GUARD_WINDOWS		how many are open, in the tests of many
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -308,12 +309,14 @@ TEST_F_TIMEOUT(nfs, reads_do_not_cost_by_the_mapping, 1800)
 
 FIXTURE(device) {
 	struct hold hold;
+	unsigned int windows;
 };
 
 FIXTURE_SETUP(device)
 {
 	struct rlimit files = { 4096, 4096 };
 
+	self->windows = number_env("PIN_GUARD_WINDOWS", 32768);
 	setrlimit(RLIMIT_NOFILE, &files);
 	if (!hold_open(&self->hold))
 		SKIP(return, "%s: %s", DMA_DEVICE, strerror(errno));
@@ -324,7 +327,6 @@ FIXTURE_TEARDOWN(device)
 	hold_end(&self->hold);
 }
 
-#define WINDOWS		32768
 #define FORKS		3
 
 /* Every other page of @p. Returns 0 or an errno. */
@@ -342,15 +344,15 @@ static int hold_many(struct hold *h, char *p, unsigned int nr, unsigned int mode
 TEST_F_TIMEOUT(device, windows_cost_what_their_pages_cost, 1800)
 {
 	static const unsigned int modes[] = { PIN_GUARD_DMA_PIN, PIN_GUARD_DMA_WINDOW };
-	char *many = map_many(MAPPINGS / 2), *p = map_pages(2 * WINDOWS * PAGE, 0);
+	char *many = map_many(MAPPINGS / 2), *p = map_pages(2 * self->windows * PAGE, 0);
 	double ms[2][FORKS], pins, windows;
 	unsigned int i, m;
 	int err;
 
 	ASSERT_NE(NULL, many);
-	madvise(p, 2 * WINDOWS * PAGE, MADV_NOHUGEPAGE);
+	madvise(p, 2 * self->windows * PAGE, MADV_NOHUGEPAGE);
 	for (m = 0; m < ARRAY_SIZE(modes); m++) {
-		ASSERT_EQ(0, hold_many(&self->hold, p, WINDOWS, modes[m]));
+		ASSERT_EQ(0, hold_many(&self->hold, p, self->windows, modes[m]));
 		for (i = 0; i < FORKS; i++) {
 			ms[m][i] = fork_ms(&err);
 			EXPECT_EQ(0, err);
@@ -359,8 +361,8 @@ TEST_F_TIMEOUT(device, windows_cost_what_their_pages_cost, 1800)
 	}
 	pins = median(ms[0], FORKS);
 	windows = median(ms[1], FORKS);
-	TH_LOG("fork takes %.1f ms with %u pinned pages, %.1f ms with as many windows", pins, WINDOWS,
-	       windows);
+	TH_LOG("fork takes %.1f ms with %u pinned pages, %.1f ms with as many windows", pins,
+	       self->windows, windows);
 	EXPECT_GE(3 * pins, windows);
 }
 
@@ -450,19 +452,19 @@ static bool ask_strangers(struct strangers *s)
 
 TEST_F_TIMEOUT(device, strangers_do_not_notice, 1800)
 {
-	char *p = map_pages(2 * WINDOWS * PAGE, 0);
+	char *p = map_pages(2 * self->windows * PAGE, 0);
 	struct strangers without[2], with;
 	unsigned int slow;
 
-	madvise(p, 2 * WINDOWS * PAGE, MADV_NOHUGEPAGE);
+	madvise(p, 2 * self->windows * PAGE, MADV_NOHUGEPAGE);
 	ASSERT_TRUE(ask_strangers(&without[0]));
-	ASSERT_EQ(0, hold_many(&self->hold, p, WINDOWS, PIN_GUARD_DMA_WINDOW));
+	ASSERT_EQ(0, hold_many(&self->hold, p, self->windows, PIN_GUARD_DMA_WINDOW));
 	ASSERT_TRUE(ask_strangers(&with));
 	hold_end(&self->hold);
 	ASSERT_TRUE(ask_strangers(&without[1]));
 	slow = without[0].slow > without[1].slow ? without[0].slow : without[1].slow;
 	TH_LOG("with %u windows elsewhere %u of %u forks take three times the median of %.2f ms; without %u of %.2f ms and %u of %.2f ms",
-	       WINDOWS, with.slow, STRANGERS, with.median_ms, without[0].slow,
+	       self->windows, with.slow, STRANGERS, with.median_ms, without[0].slow,
 	       without[0].median_ms, without[1].slow, without[1].median_ms);
 	EXPECT_GE(slow + STRANGERS / 50, with.slow);
 	EXPECT_GE(2 * (without[0].median_ms + without[1].median_ms) / 2, with.median_ms);

@@ -24,6 +24,8 @@ pg_unload_all
 health_begin
 PIN_GUARD_DELAY_MS=$(pg_delay 500)
 export PIN_GUARD_DELAY_MS
+# Whoever multiplies them by something shows with fewer, too.
+[ "${PIN_GUARD_PROFILE:-}" != quick ] || export PIN_GUARD_WINDOWS=${PIN_GUARD_WINDOWS:-8192}
 
 # slow_swap - a device and a program that makes it slow, or says what is missing
 slow_swap()
