@@ -433,7 +433,6 @@ int main(int argc, char **argv)
 		ksft_exit_fail_msg("no memory\n");
 	jobs_list(targets, argc);
 
-	content_before();	/* once for all of them */
 	cases = (struct cases){
 		.nr = n, .at_once = opt.jobs, .limit_s = opt.limit_s, .run = job_run,
 		.report = opt.report ? report_machine : report_test,

@@ -128,17 +128,17 @@ const struct memory_kind mem_hugetlb_small = { HUGE("hugetlb_small", 1, map_huge
 const unsigned char *content_before(void)
 {
 	static unsigned char *content;
-	size_t page, i;
+	unsigned char first[PAGE + 0x40];
+	size_t i;
 
 	if (content)
 		return content;
 	content = malloc(HUGE_SIZE);
-	for (page = 0; page < HUGE_SIZE; page += PAGE) {
-		unsigned char *at = content + page, first = byte_before(page);
-
-		for (i = 0; i < PAGE; i++)
-			at[i] = 0x80 | ((first + i) & 0x3f);
-	}
+	for (i = 0; i < sizeof(first); i++)
+		first[i] = byte_before(0) + (i & 0x3f);
+	/* Each page is the first one, from another byte on. */
+	for (i = 0; i < HUGE_SIZE; i += PAGE)
+		memcpy(content + i, first + byte_before(i) - byte_before(0), PAGE);
 	return content;
 }
 
