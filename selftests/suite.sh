@@ -162,9 +162,16 @@ dma_runs()
 	pg_loaded pin_guard_dma && pgrep -x forkscrew >/dev/null
 }
 
+# Where processes are quick a forkscrew is over before anybody sees it: one case at a time, and
+# all of them.
+dma_is_ended()
+{
+	PIN_GUARD_JOBS=1 ended dma.sh "forkscrew *" "$@"
+}
+
 dma_ended()
 {
-	ended dma.sh "forkscrew window" dma_runs && modules_are_gone
+	dma_is_ended dma_runs && modules_are_gone
 }
 
 windows_are_open()
@@ -186,7 +193,7 @@ told()
 {
 	local rc
 
-	ended dma.sh "forkscrew window" device_is_open &&
+	dma_is_ended device_is_open &&
 		grep -q "^# pin_guard is still loaded: .*in use" "$LOG"
 	rc=$?
 	[ -z "${DEVICE:-}" ] || exec {DEVICE}>&-
