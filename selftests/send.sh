@@ -15,7 +15,7 @@
 JOBS=${PIN_GUARD_JOBS:-8}
 ACK_MS=150	# how much later acknowledgments come
 UDP_MS=800	# how long a datagram can be overwritten, at least
-SECOND_MS=600	# how much later than the peer a second device has all
+SECOND_MS=600	# how much later than the peer a second device has all, at least
 
 net_init "$@"
 read -ra LINKS <<<"$(net_links)"
@@ -210,10 +210,10 @@ second_device()
 	tcpdump -i "$NET_SECOND" -Z root -B 16384 -w "$packets" 2>"$said" &
 	pid=$!
 	if pg_wait 20 grep -q "listening on" "$said"; then
-		guard -d $((SECOND_MS / 2)) "$1"
+		guard -d $((second_ms / 2)) "$1"
 		rc=$?
 		# A splice does not say when it is done.
-		sleep $((2 * SECOND_MS / 1000 + 1))
+		sleep $((2 * second_ms / 1000 + 1))
 	fi
 	kill -INT $pid
 	wait $pid
@@ -229,7 +229,7 @@ second_device()
 
 one_link()
 {
-	local mode
+	local mode second_ms
 
 	run send_guard guard stream link mixed
 	net_netem remote delay ${ACK_MS}ms
@@ -250,7 +250,8 @@ one_link()
 	run "peer gone" gone
 	killed
 	if [ -n "$NET_SECOND" ]; then
-		tc qdisc replace dev "$NET_SECOND" root netem limit 100000 delay ${SECOND_MS}ms
+		second_ms=$(pg_delay $SECOND_MS)
+		tc qdisc replace dev "$NET_SECOND" root netem limit 100000 delay "${second_ms}ms"
 		run "second device" second_device guard kept
 		run "second device control" second_device splice-received lost
 		tc qdisc del dev "$NET_SECOND" root
