@@ -215,7 +215,8 @@ second_device()
 		# A splice does not say when it is done.
 		sleep $((2 * second_ms / 1000 + 1))
 	fi
-	kill -INT $pid
+	# In the background it ignores SIGINT until it listens.
+	kill $pid
 	wait $pid
 	[ "${rc:-}" = 0 ] || { sed 's/^/# /' "$said"; return "${rc:-1}"; }
 	if [ "$(stat -c %s "$packets")" -lt 400000 ]; then
