@@ -133,7 +133,7 @@ killed()
 		kill -9 "${i##*.}" "$CUT"
 	done
 	wait "$CUT" 2>/dev/null
-	pg_check "$NET_NAME killed: the pages stay pinned" pins_stay $((before + 24))
+	pg_check "$NET_NAME killed: the pages stay pinned" pins_stay $((before + 100000 / $(getconf PAGESIZE)))
 	pg_check "$NET_NAME killed: rmmod is refused" rmmod_is_refused
 	ss -tK dst "${REMOTE_V4:-[$REMOTE_V6]}" dport = ":$NET_PORT" >/dev/null 2>&1
 	pg_check "$NET_NAME killed: the connection's end gives them back" pg_wait 20 pg_pins_are_back
