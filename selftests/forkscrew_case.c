@@ -833,8 +833,8 @@ static bool fork_was_late(struct run *r)
 {
 	size_t i;
 
-	/* To look at small pages could swap them in. */
-	if (r->mem.flat < 64 << 10 || r->unreadable)
+	/* To look at small pages could swap them in, and they may be moved or unmapped. */
+	if (r->mem.flat < FILE_BYTES || r->unreadable)
 		return now_ms() - r->submitted_ms > r->io.target->latency_ms;
 	for (i = 0; i < r->mem.segs; i++) {
 		char *start = r->mem.seg[i].iov_base;
