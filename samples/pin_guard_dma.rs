@@ -316,6 +316,8 @@ impl Engine {
                     .lock()
                     .known
                     .retain(|(id, _)| *id != submit.id);
+                // A thread may wait for it already: it is told that there is no such request.
+                engine.done.notify_all();
             })?;
         if submit.delay_ms == HELD {
             // The file is open, so the request is known.
