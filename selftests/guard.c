@@ -328,6 +328,32 @@ TEST_F(guard, poll_tells_of_a_finished_request)
 	EXPECT_EQ(0, poll(&pfd, 1, 0));
 }
 
+TEST_F(guard, a_held_request_goes_when_it_is_asked_for_or_closed)
+{
+	struct pollfd pfd = { .fd = self->fd, .events = POLLIN };
+	char *p = map_pages(PAGE, 0), *other = map_pages(PAGE, 0);
+	struct pin_guard_dma_wait w;
+	uint64_t id;
+	int fd;
+
+	ASSERT_EQ(0, submit(self->fd, p, PAGE, variant->mode, PIN_GUARD_DMA_FILL,
+			    PIN_GUARD_DMA_HELD, &id));
+	EXPECT_EQ(0, poll(&pfd, 1, 2 * SLOW_MS));
+	EXPECT_EQ(0, *(uint64_t *)p);
+	EXPECT_LT(0, pins_held() - self->pins);
+	EXPECT_EQ(0, wait_for(self->fd, id, &w));
+	EXPECT_EQ((int64_t)PAGE, w.result);
+	EXPECT_EQ(PATTERN, *(uint64_t *)p);
+
+	fd = open(DMA_DEVICE, O_RDWR);
+	ASSERT_EQ(0, submit(fd, other, PAGE, variant->mode, PIN_GUARD_DMA_FILL,
+			    PIN_GUARD_DMA_HELD, &id));
+	EXPECT_LT(0, pins_held() - self->pins);
+	close(fd);
+	EXPECT_EQ(0, pins_left(self->pins));
+	EXPECT_EQ(PATTERN, *(uint64_t *)other);
+}
+
 static void ignore_signal(int __always_unused sig)
 {
 }
