@@ -184,8 +184,7 @@ impl Memory {
     }
 }
 
-/// A request in flight. The workqueue owns it until it is done; before that, its file owns it while it
-/// is held.
+/// A request in flight. Its file owns it while it is held, and then the workqueue until it is done.
 #[pin_data]
 struct Request {
     engine: Arc<Engine>,

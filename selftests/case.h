@@ -28,8 +28,8 @@ struct verdict {
 extern struct verdict *verdict;
 
 /*
- * Ends this process of a case: the verdict is that of the case's first process to call this. Without
- * a case it ends the program.
+ * Ends this process of a case: the verdict is that of the case's first process to call this.
+ * Without a case it ends the program.
  */
 void __noreturn __printf(2, 3) finish(enum outcome outcome, const char *fmt, ...);
 
@@ -59,8 +59,8 @@ void cases_run(const struct cases *cases);
 struct verdict case_run(void (*run)(unsigned int i), unsigned int limit_s);
 
 /*
- * Whether the case that is reported by this name matches a pattern of PIN_GUARD_CASES, which has one
- * in each line; if that is not set, all are wanted.
+ * Whether the case that is reported by this name matches a pattern of PIN_GUARD_CASES, which has
+ * one in each line; if that is not set, all are wanted.
  */
 bool case_wanted(const char *fmt, ...) __printf(1, 2);
 
