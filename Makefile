@@ -101,8 +101,7 @@ kselftest:
 
 # A NIC for the VM.
 bnx2-model:
-	@cargo build --quiet --release --locked --target-dir out/bnx2-model \
-		--manifest-path bnx2-model/Cargo.toml
+	@tools/cargo build
 else
 modules rustdoc kselftest bnx2-model:
 	@$(SANDBOX) enter make -j$$(nproc) $@
