@@ -603,7 +603,10 @@ impl<T: Replace> Redirect<T> {
         // SAFETY: `ops` is the field of a `Redirect<T>` that outlives its registration.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
         let body = ip + bindings::MCOUNT_INSN_SIZE as usize;
-        this.entrance.body.store(body, Relaxed);
+        // Written once: all processors read this line on each redirected call.
+        if this.entrance.body.load(Relaxed) != body {
+            this.entrance.body.store(body, Relaxed);
+        }
         // SAFETY: By the safety requirements of `Function` and `Replace`, the replacement has the
         // target's type, and `fregs` holds the target's arguments.
         unsafe {
