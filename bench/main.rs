@@ -16,7 +16,7 @@ use kernel::{
     ioctl::{_IOW, _IOWR},
     miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
     new_mutex,
-    page::PAGE_SIZE,
+    page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
     sync::{Arc, ArcBorrow, Mutex},
     time::{Instant, Monotonic},
@@ -34,13 +34,16 @@ module! {
     license: "GPL",
 }
 
+// As in the bindings: some C structs are empty in some configurations.
+#[allow(improper_ctypes)]
 extern "C" {
-    /// `reference.c`. Not reentrant.
+    /// `reference.c`. `pages` must have room for the pages of the range.
     fn pin_guard_bench_reference(
         addr: c_ulong,
         len: c_ulong,
         gup_flags: c_uint,
         loops: c_uint,
+        pages: *mut *mut bindings::page,
     ) -> c_int;
 }
 
@@ -73,10 +76,16 @@ struct Hold {
 // SAFETY: All bit patterns are valid.
 unsafe impl FromBytes for Hold {}
 
-fn reference(run: &Run, gup_flags: u32) -> Result {
-    // SAFETY: The caller holds the mutex `BUSY`, and has checked the length.
+fn reference(run: &Run, gup_flags: u32, pages: &mut KVVec<*mut bindings::page>) -> Result {
+    // SAFETY: `pages` has room for `MAX_LEN`, and the caller has checked the length.
     to_result(unsafe {
-        pin_guard_bench_reference(run.addr as usize, run.len as usize, gup_flags, run.loops)
+        pin_guard_bench_reference(
+            run.addr as usize,
+            run.len as usize,
+            gup_flags,
+            run.loops,
+            pages.as_mut_ptr(),
+        )
     })
 }
 
@@ -94,11 +103,6 @@ fn window(run: &Run) -> Result {
     Ok(())
 }
 
-kernel::sync::global_lock! {
-    // SAFETY: The init of the module initialises the lock before anybody uses it.
-    unsafe(uninit) static BUSY: Mutex<()> = ();
-}
-
 /// An open file, and the windows that it holds.
 #[pin_data]
 struct Bench {
@@ -114,12 +118,13 @@ impl Bench {
         if run.len == 0 || run.addr % 4096 + run.len > MAX_LEN {
             return Err(EINVAL);
         }
-        let _busy = BUSY.lock();
+        // Its own, because several threads may measure at once.
+        let mut pages = KVVec::with_capacity((MAX_LEN >> PAGE_SHIFT) as usize, GFP_KERNEL)?;
         let start: Instant<Monotonic> = Instant::now();
         match run.op {
-            0 => reference(&run, bindings::FOLL_WRITE),
+            0 => reference(&run, bindings::FOLL_WRITE, &mut pages),
             1 => guard::<Dest>(&run),
-            2 => reference(&run, 0),
+            2 => reference(&run, 0, &mut pages),
             3 => guard::<Source>(&run),
             4 => window(&run),
             _ => Err(EINVAL),
@@ -174,8 +179,6 @@ struct BenchModule {
 
 impl InPlaceModule for BenchModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // SAFETY: The init of the module runs once.
-        unsafe { BUSY.init() };
         try_pin_init!(Self {
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"pin_guard_bench"

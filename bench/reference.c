@@ -6,10 +6,8 @@
 
 #include "reference.h"
 
-static struct page *pages[PIN_GUARD_BENCH_PAGES];
-
 int pin_guard_bench_reference(unsigned long addr, unsigned long len, unsigned int gup_flags,
-			      unsigned int loops)
+			      unsigned int loops, struct page **pages)
 {
 	int want = (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 
