@@ -9,12 +9,14 @@
  *   bench windows MAPPINGS WINDOWS mapped|unmapped COUNT
  *						fork() with and without so many windows open
  *   bench open WINDOWS PROCESSES COUNT		a window is opened and closed, others are open
+ *   bench scaling one-mm|two-mms COUNT		windows and pins, on one processor and on two at once
  *   bench idle PROCESSES			so many that wait, until it is killed
  *   bench clock				says what the clock counts: time, or instructions
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -29,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pair.h"
 #include "pin_guard_bench.h"
 #include "../selftests/page.h"
 #include "../samples/pin_guard_dma.h"
@@ -36,14 +39,6 @@
 #define MIB	(1UL << 20)
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ULL + t.tv_nsec;
-}
 
 static void sample(const char *name, const char *series, uint64_t ns)
 {
@@ -369,6 +364,83 @@ static void bench_open(size_t windows, int processes, int count)
 		;
 }
 
+struct scaled {
+	int fd;
+	char *buf;
+};
+
+static void *prepare_scaled(int cpu)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	struct scaled *scaled = malloc(sizeof(*scaled));
+
+	if (!scaled || sched_setscheduler(0, SCHED_FIFO, &param))
+		err(1, "processor %d", cpu);
+	/* Nothing in common but the module, and perhaps the mm. */
+	scaled->fd = open_bench();
+	scaled->buf = memory(HUGE_SIZE, false);
+	return scaled;
+}
+
+static const struct {
+	const char *name;
+	unsigned int op, pages;
+} scaled_work[] = {
+	{ "window", PIN_GUARD_BENCH_WINDOW, 1 },
+	{ "pin-c", PIN_GUARD_BENCH_C_DEST, 1 },
+	{ "pin-guard", PIN_GUARD_BENCH_GUARD_DEST, 1 },
+	{ "pin-c-16", PIN_GUARD_BENCH_C_DEST, 16 },
+	{ "pin-guard-16", PIN_GUARD_BENCH_GUARD_DEST, 16 },
+};
+
+static void work_scaled(void *data, int kind)
+{
+	struct scaled *scaled = data;
+	unsigned int pages = scaled_work[kind].pages;
+
+	time_pins(scaled->fd, scaled->buf, pages, scaled_work[kind].op, 20000 / pages);
+}
+
+struct thread {
+	struct pair *pair;
+	int i;
+};
+
+static void *scaled_thread(void *arg)
+{
+	struct thread *thread = arg;
+
+	pair_worker(thread->pair, thread->i);
+	return NULL;
+}
+
+static void bench_scaling(const char *where, int count)
+{
+	struct pair *pair = pair_new(prepare_scaled, work_scaled);
+	const char *names[ARRAY_SIZE(scaled_work)];
+	struct thread thread[2];
+	bool threads = !strcmp(where, "one-mm");
+
+	if (!threads && strcmp(where, "two-mms"))
+		errx(2, "%s: neither one-mm nor two-mms", where);
+	for (size_t k = 0; k < ARRAY_SIZE(scaled_work); k++) {
+		static char name[ARRAY_SIZE(scaled_work)][64];
+
+		snprintf(name[k], sizeof(name[k]), "%s/%s", where, scaled_work[k].name);
+		names[k] = name[k];
+	}
+	for (int i = 0; i < 2; i++) {
+		pthread_t id;
+
+		thread[i] = (struct thread){ pair, i };
+		if (!threads)
+			pair_fork(pair, i);
+		else if (pthread_create(&id, NULL, scaled_thread, &thread[i]))
+			errx(1, "pthread_create");
+	}
+	pair_measure(pair, names, ARRAY_SIZE(scaled_work), count);
+}
+
 /*
  * Each takes the counters of an mm from the percpu allocator, and so fills the holes that a load or
  * an unload has left there. A fork that finds no hole searches the whole chunk for the next one.
@@ -429,6 +501,8 @@ int main(int argc, char **argv)
 		bench_windows(atol(argv[2]), atol(argv[3]), argv[4], atoi(argv[5]));
 	else if (argc == 5 && !strcmp(argv[1], "open"))
 		bench_open(atol(argv[2]), atoi(argv[3]), atoi(argv[4]));
+	else if (argc == 4 && !strcmp(argv[1], "scaling"))
+		bench_scaling(argv[2], atoi(argv[3]));
 	else if (argc == 3 && !strcmp(argv[1], "idle"))
 		idle(atoi(argv[2]));
 	else if (argc == 2 && !strcmp(argv[1], "clock"))

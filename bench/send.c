@@ -5,6 +5,8 @@
  *
  *   send sink PORT			at the other end: takes one connection, ends with it
  *   send LINK ADDRESS PORT BYTES RATE ROUNDS	BYTES per send
+ *   send scaling LINK ADDRESS PORT BYTES ROUNDS	on one processor, and on two at once: the sink of
+ *			the second one has the next port
  *
  * Prints a line per sample: case, series, ns per MiB. First all send as fast as they can: the time
  * that a MiB takes (send-time/LINK/BYTES). Then RATE MiB per second: the CPU time that it takes
@@ -38,6 +40,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pair.h"
 #include "../samples/pin_guard_tx.h"
 
 #define MIB		(1UL << 20)
@@ -62,14 +65,6 @@ static int sock;
 static int dev[2];		/* requests of either half: one WAIT is for all of them */
 static uint64_t registered;	/* of dev[0] and dev[1]: both have the same id */
 static unsigned int pending[2];	/* MSG_ZEROCOPY sends of either half */
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ULL + t.tv_nsec;
-}
 
 /*
  * The counters
@@ -450,11 +445,63 @@ static void measure(const char *link, bool cpu, int rounds)
 	}
 }
 
+static const struct {
+	const char *name;
+	enum way way;
+} scaled_work[] = {
+	{ "copy", COPY },
+	{ "zerocopy", ZEROCOPY },
+	{ "guard", GUARD },
+	{ "registered", REGISTERED },
+};
+
+static struct {
+	const char *address;
+	int port;
+	size_t size;
+} scaled;
+
+static void *prepare_scaled(int cpu)
+{
+	char port[16];
+
+	snprintf(port, sizeof(port), "%d", scaled.port + cpu);
+	prepare_ring(scaled.size);
+	connect_to(scaled.address, port);
+	return NULL;
+}
+
+static void work_scaled(void *, int kind)
+{
+	send_block(scaled_work[kind].way);
+}
+
+static void measure_scaling(const char *link, int rounds)
+{
+	struct pair *pair = pair_new(prepare_scaled, work_scaled);
+	const char *names[ARRAY_SIZE(scaled_work)];
+
+	for (size_t k = 0; k < ARRAY_SIZE(scaled_work); k++) {
+		static char name[ARRAY_SIZE(scaled_work)][64];
+
+		snprintf(name[k], sizeof(name[k]), "%s/send-%s", link, scaled_work[k].name);
+		names[k] = name[k];
+	}
+	for (int i = 0; i < 2; i++)
+		pair_fork(pair, i);
+	pair_measure(pair, names, ARRAY_SIZE(scaled_work), rounds);
+}
+
 int main(int argc, char **argv)
 {
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	if (argc == 3 && !strcmp(argv[1], "sink")) {
 		sink(argv[2]);
+	} else if (argc == 7 && !strcmp(argv[1], "scaling")) {
+		scaled.address = argv[3];
+		scaled.port = atoi(argv[4]);
+		scaled.size = atol(argv[5]);
+		measure_scaling(argv[2], atoi(argv[6]));
 	} else if (argc == 7) {
 		prepare_ring(atol(argv[4]));
 		start_counters();

@@ -1,0 +1,54 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Windows, pins and sends on one processor, and on two at once: scaling.sh SAMPLES BENCH SEND, for
+# run.sh.
+# shellcheck disable=SC2153 # PG_RUN is lib.sh's, LOCAL_V4 and the like are net.sh's
+
+HERE=$(dirname "$(readlink -f "$0")")
+: "${KSFT:=${KDIR:+$KDIR/tools/testing/selftests}}"
+export KSFT
+# shellcheck source-path=SCRIPTDIR source=../selftests/lib.sh
+. "$HERE/../selftests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../selftests/net.sh
+. "$HERE/../selftests/net.sh"
+
+net_init "$@"
+
+SAMPLES=$1
+BENCH=$2
+SEND=$3
+PORT=20811
+
+fail()
+{
+	echo "pin_guard: bench: $*" >&2
+	exit 1
+}
+
+trap pg_cleanup EXIT
+mkdir -p "$PG_RUN"
+PG_TMP=$(mktemp -d) && pg_undo rm -rf "$PG_TMP"
+pg_unload pin_guard_dma pin_guard_tx pin_guard_bench pin_guard || fail "pin_guard is in use"
+for module in pin_guard pin_guard_bench pin_guard_tx; do
+	pg_load $module || fail "$module does not load"
+done
+
+for where in one-mm two-mms; do
+	"$BENCH" scaling $where 30 >>"$SAMPLES" || fail "scaling, $where"
+done
+echo "windows and pins: $SECONDS s" >&2
+for link in lo veth; do
+	net_up $link >"$PG_TMP/why" || fail "$link: $(tail -n 1 "$PG_TMP/why")"
+	# A sender and its sink have one processor, where their softirqs run, too.
+	sinks=()
+	for cpu in 0 1; do
+		net_remote taskset -c $cpu "$SEND" sink $((PORT + cpu)) &
+		sinks+=($!)
+	done
+	"$SEND" scaling $link "$REMOTE_V4" $PORT 4096 15 >>"$SAMPLES" || fail "scaling, $link"
+	wait "${sinks[@]}" || fail "a sink on $link"
+	echo "$link: $SECONDS s" >&2
+	net_down
+done
+pg_unload pin_guard_tx pin_guard_bench pin_guard
