@@ -105,6 +105,9 @@ extern "C" {
     /// `net/ipv4/tcp.c`
     pub(crate) fn tcp_abort(sk: *mut bindings::sock, err: c_int) -> c_int;
 
+    pub(crate) fn pin_guard_counter_add(counter: c_uint, n: c_long);
+    pub(crate) fn pin_guard_counter_sum(counter: c_uint) -> c_long;
+
     pub(crate) fn pin_guard_sk_family(sk: *const bindings::sock) -> u16;
     pub(crate) fn pin_guard_sk_protocol(sk: *const bindings::sock) -> u16;
     pub(crate) fn pin_guard_sock_support_zc(sock: *const bindings::socket) -> bool;

@@ -11,6 +11,7 @@
 #include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/udp.h>
@@ -251,6 +252,24 @@ void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty)
 }
 /* The drop of a guard calls this, and may be compiled into a driver. */
 EXPORT_SYMBOL_GPL(pin_guard_unpin);
+
+/* Each processor has its own: all of them would write to one cache line on every send. */
+static DEFINE_PER_CPU(long[PIN_GUARD_COUNTERS], pin_guard_counters);
+
+void pin_guard_counter_add(unsigned int counter, long n)
+{
+	this_cpu_add(pin_guard_counters[counter], n);
+}
+
+long pin_guard_counter_sum(unsigned int counter)
+{
+	long sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(per_cpu(pin_guard_counters, cpu)[counter]);
+	return sum;
+}
 
 u16 pin_guard_sk_family(const struct sock *sk)
 {

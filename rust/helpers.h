@@ -88,6 +88,12 @@ struct folio *pin_guard_page_folio(struct page *page);
 struct page *pin_guard_folio_end(struct folio *folio);
 void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty);
 
+/* Counter in rust/send/notif.rs. */
+#define PIN_GUARD_COUNTERS 3
+
+void pin_guard_counter_add(unsigned int counter, long n);
+long pin_guard_counter_sum(unsigned int counter);
+
 u16 pin_guard_sk_family(const struct sock *sk);
 u16 pin_guard_sk_protocol(const struct sock *sk);
 bool pin_guard_sock_support_zc(const struct socket *sock);

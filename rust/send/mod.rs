@@ -418,7 +418,7 @@ impl Socket {
 mod tests {
     use super::{
         kunit::{socket, Skb},
-        notif::{RUNS_AT_ONCE, SENDS, SENDS_IN_FLIGHT},
+        notif::{Counter, RUNS_AT_ONCE},
         socket::{IPPROTO_TCP, IPPROTO_UDP},
         *,
     };
@@ -577,14 +577,14 @@ mod tests {
     #[test]
     fn the_last_skb_completes_a_send() -> Result {
         let stage = Stage::new()?;
-        let in_flight_before = SENDS_IN_FLIGHT.load(Relaxed);
+        let in_flight_before = Counter::InFlight.sum();
         let sender = stage.begin(3 * P)?;
         let (first, second) = (sender.attach()?, sender.attach()?);
         let sent = first.try_clone()?;
         let send = sender.took_all();
         let waits = || send.wait(1) == Err(ETIMEDOUT) && send.pages() == 3;
         assert_eq!(send.sent(), 3 * P);
-        assert_eq!(SENDS_IN_FLIGHT.load(Relaxed), in_flight_before + 1);
+        assert_eq!(Counter::InFlight.sum(), in_flight_before + 1);
         drop(sender);
         assert!(waits());
         drop(first);
@@ -599,7 +599,7 @@ mod tests {
         assert_eq!(send.wait(1), Ok(()));
         assert_eq!(stage.pinned(), 0);
         assert!(!send.copied());
-        assert_eq!(SENDS_IN_FLIGHT.load(Relaxed), in_flight_before);
+        assert_eq!(Counter::InFlight.sum(), in_flight_before);
         Ok(())
     }
 
@@ -644,7 +644,7 @@ mod tests {
     #[test]
     fn a_send_that_fails_tells_nobody() -> Result {
         let stage = Stage::new()?;
-        let counters = || (SENDS.load(Relaxed), SENDS_IN_FLIGHT.load(Relaxed));
+        let counters = || (Counter::Sends.sum(), Counter::InFlight.sum());
         let before = counters();
         let told = Told::new(None)?;
         let options = SendOptions::default();

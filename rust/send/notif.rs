@@ -23,15 +23,33 @@ use kernel::{
     workqueue::{self, Work, WorkItem},
 };
 
-pub(super) static SENDS: Atomic<usize> = Atomic::new(0);
-static SENDS_COPIED: Atomic<isize> = Atomic::new(0);
-pub(super) static SENDS_IN_FLIGHT: Atomic<isize> = Atomic::new(0);
+/// A statistic of the sends, which each processor counts for itself.
+#[derive(Clone, Copy)]
+pub(super) enum Counter {
+    Sends,
+    Copied,
+    InFlight,
+}
+
+impl Counter {
+    /// Any context.
+    fn add(self, n: isize) {
+        // SAFETY: `PIN_GUARD_COUNTERS` is the number of the variants.
+        unsafe { pin_guard_counter_add(self as c_uint, n) };
+    }
+
+    /// Returns the sum of all processors. It is exact if no send begins or ends meanwhile.
+    pub(super) fn sum(self) -> isize {
+        // SAFETY: As above.
+        unsafe { pin_guard_counter_sum(self as c_uint) }
+    }
+}
 
 /// Writes the counters of this file, for debugfs `counters`.
 pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_fmt(fmt!("sends {}\n", SENDS.load(Relaxed)))?;
-    f.write_fmt(fmt!("sends_copied {}\n", SENDS_COPIED.load(Relaxed)))?;
-    f.write_fmt(fmt!("sends_in_flight {}\n", SENDS_IN_FLIGHT.load(Relaxed)))
+    f.write_fmt(fmt!("sends {}\n", Counter::Sends.sum()))?;
+    f.write_fmt(fmt!("sends_copied {}\n", Counter::Copied.sum()))?;
+    f.write_fmt(fmt!("sends_in_flight {}\n", Counter::InFlight.sum()))
 }
 
 /// Maximum bytes per chain, as per notification of MSG_ZEROCOPY (`msg_zerocopy_realloc()` in
@@ -321,8 +339,8 @@ impl Notif {
             }
         }
         self.pages.store(load.parts.pages(), Relaxed);
-        SENDS.add(1, Relaxed);
-        SENDS_IN_FLIGHT.add(1, Relaxed);
+        Counter::Sends.add(1);
+        Counter::InFlight.add(1);
         load.notify = notify;
     }
 
@@ -464,8 +482,8 @@ impl Notif {
         notif.copied.store(copied, Relaxed);
         // `took` has set `pages`, unless the send failed.
         if notif.pages.load(Relaxed) != 0 {
-            SENDS_IN_FLIGHT.add(-1, Relaxed);
-            SENDS_COPIED.add(isize::from(copied), Relaxed);
+            Counter::InFlight.add(-1);
+            Counter::Copied.add(isize::from(copied));
         }
         notif.pages.store(0, Release);
         // SAFETY: The completion is initialised.
