@@ -130,7 +130,9 @@ unsafe fn pin_windows(dst: *mut Vma, src: *mut Vma) -> Result<Pins> {
     while let Some(range) = window::first_within(mm, &left) {
         // SAFETY: By the safety requirements.
         let missing = unsafe { present::pin(&mut pins, src, &range) }?;
-        PAGES_MISSING.add(missing, Relaxed);
+        if missing != 0 {
+            PAGES_MISSING.add(missing, Relaxed);
+        }
         left.start = range.end;
     }
     if !pins.runs().is_empty() && window::first_copy(mm, child as usize, vma.start()) {
