@@ -16,6 +16,7 @@ endif
 
 help:
 	@echo 'make demo       the bug and the cure, over NFS and Ceph in a VM: one table'
+	@echo 'make picture    a time line of one lost read and of the same with the module, as SVG'
 	@echo 'make test       check, and the quick set of the tests, in two VMs'
 	@echo 'make test FULL=1          ... all tests;  make test LIST=1: their names'
 	@echo 'make test TESTS="nfs.sh send.sh:lo loss"    ... these, by name or pattern'
@@ -127,7 +128,7 @@ out/firmware-debian:
 check:
 	@$(SANDBOX) enter tools/check
 
-test soak compare demo bench:
+test soak compare demo picture bench:
 	@tools/$@
 
 farm:
@@ -156,4 +157,4 @@ clean-cache:
 	@$(SANDBOX) clean
 
 .PHONY: help modules modules_install patch deb deb-test rustdoc kselftest bnx2-model bnx2-firmware check \
-	test soak compare demo bench vm farm farm-test clean clean-objects clean-selftests clean-cache
+	test soak compare demo picture bench vm farm farm-test clean clean-objects clean-selftests clean-cache
