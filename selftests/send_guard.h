@@ -35,7 +35,7 @@ struct settings {
 extern struct settings settings;
 
 /*
- * For the cases: each runs in a process of its own, with a session of its own (send_case.c).
+ * For the cases: each runs in a process of its own, with a session of its own (send_session.c).
  */
 
 #define A_WHILE_MS	300
@@ -91,5 +91,12 @@ void batch_errors(const struct send_case *c);
 void small_sends(const struct send_case *c);
 void memory(const struct send_case *c);
 void read_in_flight(const struct send_case *c);
+
+/* Those of send_takeover.c, and their parameters */
+enum { KTLS = 1, KTLS_KEYS, SOCKMAP };
+
+void taken_over(const struct send_case *c);
+void copies(const struct send_case *c);
+void mptcp(const struct send_case *c);
 
 #endif /* SEND_GUARD_H */
