@@ -47,7 +47,9 @@ for link in lo veth; do
 		sinks+=($!)
 	done
 	"$SEND" scaling $link "$REMOTE_V4" $PORT 4096 15 >>"$SAMPLES" || fail "scaling, $link"
-	wait "${sinks[@]}" || fail "a sink on $link"
+	for sink in "${sinks[@]}"; do
+		wait "$sink" || fail "a sink on $link"
+	done
 	echo "$link: $SECONDS s" >&2
 	net_down
 done
