@@ -30,7 +30,8 @@ struct soak soak = { .seconds = 10, .submitters = 4, .align = 1,
 		     .mode = PIN_GUARD_DMA_PIN };
 
 const char * const event_names[NR_EVENTS] = {
-	[READS] = "reads", [WRITES] = "writes", [BYTES] = "bytes", [FORKS] = "forks",
+	[READS] = "reads", [WRITES] = "writes", [BYTES] = "bytes",
+	[INTERRUPTED] = "interrupted", [FORKS] = "forks",
 	[FORKS_REFUSED] = "forks_refused", [CHILD_SNAPSHOTS] = "child_snapshots",
 	[CHILD_WRITES] = "child_writes", [CHILD_READS] = "child_reads",
 	[CHILD_EXITS] = "child_exits", [CHILD_EXECS] = "child_execs", [TOUCHES] = "touches",

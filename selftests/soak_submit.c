@@ -305,6 +305,14 @@ static void check(struct self *s, struct round *r)
 	for (n = 0; n < r->pieces; n++) {
 		struct piece *p = &r->piece[n];
 
+		/*
+		 * The completion of an io_uring is a task work that looks like a signal. Ceph waits
+		 * for capabilities until a signal comes, and aio_rw_done() makes EINTR of that.
+		 */
+		if (p->io->result == -EINTR && !strncmp(p->io->kind->name, "libaio", strlen("libaio"))) {
+			event(INTERRUPTED);
+			continue;
+		}
 		if (p->io->result != (long)p->len) {
 			report_loss("%s of %zu bytes by %s to %s: came %ld (%s); itself:%s",
 				    p->io->write ? "write" : "read", p->len, p->io->kind->name,
