@@ -4,10 +4,10 @@
  * macros and inline functions, which Rust cannot call.
  */
 
-#include <linux/hugetlb.h>
-#include <linux/leafops.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
+#include <linux/swap.h>
+#include <linux/leafops.h> /* in 7.2 it needs the others */
 
 #include "helpers.h"
 
@@ -48,24 +48,19 @@ static int pte_kind(pte_t pte, unsigned long *swap)
 	return pte_special(pte) ? PIN_GUARD_PRESENT : page_kind(pte_page(pte));
 }
 
-/* Returns the lock of @entry: @other, unless @vma is hugetlb. */
-static spinlock_t *lock_of(struct vm_area_struct *vma, void *entry, spinlock_t *other)
-{
-	return is_vm_hugetlb_page(vma) ? huge_pte_lockptr(hstate_vma(vma), vma->vm_mm, entry) : other;
-}
-
 /*
  * Stores the state of the page at @addr, of enum pin_guard_entry, in *@kind, and for
  * PIN_GUARD_SWAP the swap entry in *@swap. Returns the size, in bytes, of the naturally aligned
  * range around @addr for which the state holds.
  *
- * The caller holds the mmap lock and the lock of @vma for write, so no table comes or goes. This
- * takes the lock of the entry, because a migration, or code that discards a THP, holds that lock
- * while it clears the entry for a moment.
+ * The caller holds the mmap lock and the lock of @vma for write, and @vma has an anon_vma, for which
+ * retract_page_tables() (mm/khugepaged.c) leaves it alone. So no table goes; one can come when a THP
+ * is split. This takes the lock of the entry, because a migration, or code that discards a THP,
+ * holds that lock while it clears the entry for a moment.
  *
  * Each of several contiguous entries (arm64: mTHP; hugetlb pages of 64 KiB, 2 MiB, 32 MiB) has its
- * own page, and the same lock as the first one (see huge_pte_lockptr()), so contiguous entries need
- * no code of their own.
+ * own page, and the same lock as the first one. hugetlb uses the lock of the level that an entry is
+ * at, as all others do (huge_pte_lockptr()). So neither needs code of its own.
  */
 unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
 			      unsigned long *swap)
@@ -87,7 +82,7 @@ unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, in
 	pud = pud_offset(p4d, addr);
 	pudval = pudp_get(pud);
 	if (!pud_present(pudval) || pud_leaf(pudval)) {
-		ptl = lock_of(vma, pud, pud_lockptr(mm, pud));
+		ptl = pud_lockptr(mm, pud);
 		spin_lock(ptl);
 		*kind = pud_kind(pudp_get(pud));
 		spin_unlock(ptl);
@@ -96,7 +91,7 @@ unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, in
 	pmd = pmd_offset(pud, addr);
 	pmdval = pmdp_get_lockless(pmd);
 	if (!pmd_present(pmdval) || pmd_leaf(pmdval)) {
-		ptl = lock_of(vma, pmd, pmd_lockptr(mm, pmd));
+		ptl = pmd_lockptr(mm, pmd);
 		spin_lock(ptl);
 		pmdval = pmdp_get(pmd);
 		if (!pmd_present(pmdval) || pmd_leaf(pmdval))
@@ -107,7 +102,7 @@ unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, in
 			return PMD_SIZE;
 	}
 	pte = pte_offset_kernel(pmd, addr);
-	ptl = lock_of(vma, pte, pte_lockptr(mm, pmd));
+	ptl = pte_lockptr(mm, pmd);
 	spin_lock(ptl);
 	*kind = pte_kind(ptep_get(pte), swap);
 	spin_unlock(ptl);

@@ -567,6 +567,37 @@ TEST_F_TIMEOUT(windows, a_page_that_userfaultfd_misses_meets_a_fork, 120)
 	EXPECT_EQ(PATTERN, *(uint64_t *)(p + 2 * PAGE));
 }
 
+/* Where the table that a window's pages were in is gone, with the lock of such a table. */
+TEST_F_TIMEOUT(windows, a_table_that_is_gone_meets_a_fork, 120)
+{
+	size_t reach = PAGE / sizeof(uint64_t) * HUGE_SIZE;	/* of a table of huge pages */
+	size_t len = 2 * HUGE_SIZE;
+	char *space = mmap(NULL, 4 * reach, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			   -1, 0);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGE, err, i;
+	char *p;
+
+	ASSERT_NE(MAP_FAILED, space);
+	munmap(space, 4 * reach);
+	/* The last page of a table, and the first one of the next, with nothing else in either. */
+	p = (char *)(((unsigned long)space + 2 * reach) & -reach) - HUGE_SIZE;
+	for (i = 0; i < 2; i++) {
+		if (mmap(p, len, PROT_READ | PROT_WRITE, flags, -1, 0) != p)
+			SKIP(return, "huge pages: %s", strerror(errno));
+		memset(p, BEFORE, PAGE);
+		if (i == 0) {
+			ASSERT_EQ(0, hold_submit(&self->hold, p + HUGE_SIZE, PAGE,
+						 PIN_GUARD_DMA_WINDOW));
+			ASSERT_EQ(0, munmap(p, len));
+		}
+	}
+	fork_ms(&err);
+	EXPECT_EQ(0, err);
+	EXPECT_EQ(BEFORE, p[0]);
+	hold_end(&self->hold);
+	munmap(p, len);
+}
+
 /*
  * A window follows to so many places and no further: what cannot be followed is not moved.
  */

@@ -73,7 +73,7 @@ impl Deferred {
                 deferred.enqueue(runs, dirties);
             }
             // If `dirties`, all pages were dirty just now. Writeback may have cleaned a page of a
-            // file since, but then it has written the data of the device, too.
+            // file since, but the device had finished before, so it has written that data, too.
             Some(_deferred) => drop(runs),
         }
     }

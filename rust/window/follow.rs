@@ -132,7 +132,8 @@ pub(crate) fn arrive(
         match missing {
             None | Some(0) => return,
             // This must succeed, because the pages have moved. So the pieces are not charged to the
-            // memory cgroup: at its limit, the OOM killer may have chosen this task.
+            // memory cgroup: at its limit, a charge of a task that the OOM killer has chosen fails
+            // for good.
             Some(count) => {
                 while grow(&stock, count, GFP_KERNEL).is_err() {
                     fsleep(Delta::from_millis(1));
