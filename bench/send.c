@@ -4,7 +4,7 @@
  * the ways to send in turn.
  *
  *   send sink PORT			at the other end: takes one connection, ends with it
- *   send LINK ADDRESS PORT BYTES RATE ROUNDS	BYTES per send
+ *   send LINK ADDRESS PORT BYTES RATE ROUNDS	BYTES each
  *   send scaling LINK ADDRESS PORT BYTES ROUNDS	on one processor, and on two at once: the sink of
  *			the second one has the next port
  *

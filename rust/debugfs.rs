@@ -3,7 +3,7 @@
 //! The files `counters` and `windows` in debugfs `pin_guard/`. The third file, `targets`, is in
 //! `hook/mod.rs`.
 
-use crate::{hook, send, window};
+use crate::{hook, in_use, send, window};
 use kernel::{
     debugfs::{Dir, File, Writer},
     fmt,
@@ -16,7 +16,8 @@ impl Writer for Counters {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         window::counters(f)?;
         hook::counters(f)?;
-        send::counters(f)
+        send::counters(f)?;
+        in_use::counters(f)
     }
 }
 

@@ -108,6 +108,15 @@ extern "C" {
     pub(crate) fn pin_guard_counter_add(counter: c_uint, n: c_long);
     pub(crate) fn pin_guard_counter_sum(counter: c_uint) -> c_long;
 
+    pub(crate) fn pin_guard_in_use_init(release: bindings::percpu_ref_func_t) -> c_int;
+    pub(crate) fn pin_guard_in_use_exit();
+    pub(crate) fn pin_guard_in_use_tryget() -> bool;
+    pub(crate) fn pin_guard_in_use_get();
+    pub(crate) fn pin_guard_in_use_put();
+    pub(crate) fn pin_guard_in_use_revive() -> bool;
+    pub(crate) fn pin_guard_in_use_kill();
+    pub(crate) fn pin_guard_in_use_watch(jiffies: c_ulong);
+
     pub(crate) fn pin_guard_sk_family(sk: *const bindings::sock) -> u16;
     pub(crate) fn pin_guard_sk_protocol(sk: *const bindings::sock) -> u16;
     pub(crate) fn pin_guard_sock_support_zc(sock: *const bindings::socket) -> bool;

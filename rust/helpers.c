@@ -17,6 +17,7 @@
 #include <linux/udp.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/workqueue.h>
 
 #include <net/inet_connection_sock.h>
 #include <net/sock.h>
@@ -269,6 +270,65 @@ long pin_guard_counter_sum(unsigned int counter)
 	for_each_possible_cpu(cpu)
 		sum += READ_ONCE(per_cpu(pin_guard_counters, cpu)[counter]);
 	return sum;
+}
+
+/*
+ * What in_use.rs works with: a percpu_ref, dead or alive, and the work that looks after it.
+ */
+
+static struct percpu_ref in_use;
+
+static void look(struct work_struct *work)
+{
+	pin_guard_in_use_look();
+}
+static DECLARE_DELAYED_WORK(in_use_work, look);
+
+int pin_guard_in_use_init(percpu_ref_func_t *release)
+{
+	return percpu_ref_init(&in_use, release, PERCPU_REF_INIT_DEAD | PERCPU_REF_ALLOW_REINIT,
+			       GFP_KERNEL);
+}
+
+void pin_guard_in_use_exit(void)
+{
+	cancel_delayed_work_sync(&in_use_work);
+	percpu_ref_exit(&in_use);
+}
+
+/* False if it is dead. */
+notrace bool pin_guard_in_use_tryget(void)
+{
+	return percpu_ref_tryget_live(&in_use);
+}
+
+void pin_guard_in_use_get(void)
+{
+	percpu_ref_get(&in_use);
+}
+
+void pin_guard_in_use_put(void)
+{
+	percpu_ref_put(&in_use);
+}
+
+/* False if somebody still has a reference from its last life. */
+bool pin_guard_in_use_revive(void)
+{
+	if (!percpu_ref_is_zero(&in_use))
+		return false;
+	percpu_ref_reinit(&in_use);
+	return true;
+}
+
+void pin_guard_in_use_kill(void)
+{
+	percpu_ref_kill(&in_use);
+}
+
+void pin_guard_in_use_watch(unsigned long jiffies)
+{
+	schedule_delayed_work(&in_use_work, jiffies);
 }
 
 u16 pin_guard_sk_family(const struct sock *sk)

@@ -4,6 +4,7 @@
 
 #include <linux/interval_tree.h>
 #include <linux/mm_types.h>
+#include <linux/percpu-refcount.h>
 #include <linux/types.h>
 
 struct bio_vec;
@@ -88,11 +89,22 @@ struct folio *pin_guard_page_folio(struct page *page);
 struct page *pin_guard_folio_end(struct folio *folio);
 void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty);
 
-/* Counter in rust/send/notif.rs. */
-#define PIN_GUARD_COUNTERS 3
+/* Counter in counters.rs. */
+#define PIN_GUARD_COUNTERS 4
 
 void pin_guard_counter_add(unsigned int counter, long n);
 long pin_guard_counter_sum(unsigned int counter);
+
+/* in_use.rs */
+int pin_guard_in_use_init(percpu_ref_func_t *release);
+void pin_guard_in_use_exit(void);
+bool pin_guard_in_use_tryget(void);
+void pin_guard_in_use_get(void);
+void pin_guard_in_use_put(void);
+bool pin_guard_in_use_revive(void);
+void pin_guard_in_use_kill(void);
+void pin_guard_in_use_watch(unsigned long jiffies);
+void pin_guard_in_use_look(void);
 
 u16 pin_guard_sk_family(const struct sock *sk);
 u16 pin_guard_sk_protocol(const struct sock *sk);

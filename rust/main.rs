@@ -35,9 +35,11 @@
 compile_error!("pin_guard: PREEMPT_RT kernels are not supported");
 
 mod cache;
+mod counters;
 mod debugfs;
 mod ffi;
 mod hook;
+mod in_use;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
 mod module_ref;
@@ -59,6 +61,7 @@ pub use window::Window;
 use cache::Created;
 use debugfs::Debugfs;
 use hook::Hooks;
+use in_use::Counted;
 use kernel::{debugfs::File, prelude::*, InPlaceModule};
 use window::Registry;
 
@@ -90,6 +93,7 @@ struct Module {
     #[pin]
     _hooks: File<Hooks>,
     _quiesce: Quiesce,
+    _counted: Counted,
     _reads: Created,
     _runs: Created,
     _registry: Registry,
@@ -106,6 +110,8 @@ impl InPlaceModule for Module {
             _runs: unsafe { pin::CACHE.create() }?,
             // SAFETY: As above.
             _reads: unsafe { hook::READS.create() }?,
+            // SAFETY: As above: nothing uses the module before this, nor when all hooks are gone.
+            _counted: unsafe { Counted::new() }?,
             _quiesce: Quiesce,
             _hooks <- dir.read_only_file(c"targets", Hooks::new()),
             _debugfs <- Debugfs::new(&dir, c"pin_guard"),

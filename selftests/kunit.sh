@@ -8,7 +8,7 @@
 . "$(dirname "$0")/lib.sh"
 
 KUNIT=/sys/kernel/debug/kunit
-SUITES=(charge folio pin pins send skb window window_follow window_mm)
+SUITES=(charge folio in_use pin pins send skb window window_follow window_mm)
 
 pg_start "pin_guard loads" "the suites are those that are known here" "${SUITES[@]}" \
 	"pin_guard unloads"

@@ -386,13 +386,13 @@ pg_load()
 	fi
 }
 
-# pg_unload NAME... - those that are loaded
+# pg_unload NAME... - those that are loaded. pin_guard is in use for a moment after many uses.
 pg_unload()
 {
 	local name
 
 	for name in "$@"; do
-		! pg_loaded "$name" || rmmod "$name" || return
+		! pg_loaded "$name" || pg_wait 2 rmmod "$name" 2>/dev/null || rmmod "$name" || return
 	done
 }
 

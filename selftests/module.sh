@@ -37,7 +37,8 @@ for io in libaio io_uring; do
 	IN_FLIGHT+=("a window of $io is listed" "kill -9 with $io in flight closes the windows")
 done
 IN_FLIGHT+=("unloads and loads under load" "the reads under load came right"
-	    "after the load: reads are kept")
+	    "after the load: reads are kept" "many reads are counted per processor"
+	    "after many reads: unloads")
 OTHERS=("kernel.ftrace_enabled=0 is refused" "kernel.ftrace_enabled is still 1"
 	"after ftrace_enabled=0: reads are kept")
 LIVEPATCH=("a livepatch on us is refused" "reads are kept after it"
@@ -304,6 +305,12 @@ reader()
 	READER=$!
 }
 
+many_reads()
+{
+	"$PG_HERE/dma_thread" -t 2 "$MNT" >"$PG_TMP/many" 2>&1 || cat "$PG_TMP/many"
+	[ "$(pg_counter uses_counted_apart)" -gt 0 ]
+}
+
 come_and_go()
 {
 	for _ in 1 2 3 4 5 6; do
@@ -342,6 +349,9 @@ else
 	touch "$PG_RUN/stop"
 	pg_check "the reads under load came right" wait "$READER"
 	reads_are_kept "after the load: reads are kept"
+	pg_check "many reads are counted per processor" pg_wait 2 many_reads
+	pg_check "after many reads: unloads" pg_unload pin_guard
+	pg_loaded pin_guard || pg_load pin_guard
 fi
 
 #

@@ -14,7 +14,7 @@ use super::redirect::{replace, Args, Original, Replace};
 use crate::{
     cache::{Cache, Cached, CachedBox},
     ffi::*,
-    module_ref::ModuleRef,
+    in_use::InUse,
     window::{self, Window},
 };
 use kernel::{bindings, prelude::*};
@@ -85,7 +85,7 @@ struct Read {
     iocb: bindings::kiocb,
     original: *mut bindings::kiocb,
     window: Window,
-    module: ModuleRef,
+    in_use: InUse,
 }
 
 pub(crate) static READS: Cache = Cache::new::<Read>(c"pin_guard_read");
@@ -132,8 +132,8 @@ unsafe fn read_iter<T: Replace<Pointer = ReadIter>>(
             iocb: shadow,
             original: iocb,
             window,
-            // The read can be complete before the method returns, so it has a reference of its own.
-            module: original.module(),
+            // The read can be complete before the method returns, so it is a use of its own.
+            in_use: original.in_use(),
         },
         window::flags(may_wait),
     );
@@ -169,7 +169,7 @@ unsafe extern "C" fn complete(iocb: *mut bindings::kiocb, ret: c_long) {
         iocb,
         original,
         window,
-        module,
+        in_use,
     } = CachedBox::into_inner(read);
     drop(window);
     // SAFETY: Only this completes the caller's kiocb, which stays valid until then. A kiocb that
@@ -180,5 +180,5 @@ unsafe extern "C" fn complete(iocb: *mut bindings::kiocb, ret: c_long) {
             ki_complete(original, ret);
         }
     }
-    drop(module);
+    drop(in_use);
 }

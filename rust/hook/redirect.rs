@@ -25,7 +25,7 @@
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
 use super::symbol::{self, Home};
-use crate::{ffi::*, module_ref::ModuleRef, this_module};
+use crate::{ffi::*, in_use::InUse};
 use core::{marker::PhantomData, mem};
 use kernel::{
     bindings,
@@ -97,13 +97,14 @@ pub(super) unsafe trait Function: 'static + Send + Sync {
 ///
 /// # Safety
 ///
-/// - `REPLACEMENT` must adopt the module reference that [`Redirect::enter`] leaves, as an
+/// - `REPLACEMENTS` must adopt the use of the module that [`Redirect::redirect`] leaves, as an
 ///   [`Original`], and keep it, or a clone of it, until its last call of the stand-in has returned.
 /// - `ENTER` must be [`Redirect::enter`] of this type, or must call that with its own arguments or
 ///   not at all.
 pub(super) unsafe trait Replace: Function {
-    /// The function of this module that runs instead.
-    const REPLACEMENT: Self::Pointer;
+    /// The functions of this module that run instead: the second one if the use is counted apart
+    /// (see [`InUse`]).
+    const REPLACEMENTS: [Self::Pointer; 2];
 
     /// A function beside the target, in the kernel or in the same module, that exists only in
     /// kernels whose target needs no protection.
@@ -122,33 +123,33 @@ pub(super) unsafe trait Replace: Function {
 
 /// The kernel's own function, for its replacement. It keeps this module loaded.
 pub(super) struct Original<T: Replace> {
-    module: ModuleRef,
+    in_use: InUse,
     target: PhantomData<T>,
 }
 
 impl<T: Replace> Original<T> {
-    /// Adopts the module reference of this call.
+    /// Adopts the use of this call.
     ///
     /// # Safety
     ///
-    /// The caller must be the replacement, and must do this once.
-    pub(super) unsafe fn adopt() -> Self {
+    /// The caller must be the replacement for calls with that `apart`, and must do this once.
+    pub(super) unsafe fn adopt(apart: bool) -> Self {
         Self {
-            // SAFETY: `enter` has taken a reference for this call.
-            module: unsafe { ModuleRef::adopt() },
+            // SAFETY: `redirect` has left the use to this call.
+            in_use: unsafe { InUse::adopt(apart) },
             target: PhantomData,
         }
     }
 
-    /// Returns the function. It must not be called after `self` and all references from
-    /// [`Original::module`] are gone.
+    /// Returns the function. It must not be called after `self` and all uses from
+    /// [`Original::in_use`] are gone.
     pub(super) fn function(&self) -> T::Pointer {
         T::STAND_IN
     }
 
-    /// Returns a module reference for work that outlives this call.
-    pub(super) fn module(&self) -> ModuleRef {
-        self.module.clone()
+    /// Returns a use of the module for work that outlives this call.
+    pub(super) fn in_use(&self) -> InUse {
+        self.in_use.clone()
     }
 }
 
@@ -182,17 +183,19 @@ macro_rules! replace {
 
         // SAFETY: The replacement makes an `Original` first.
         unsafe impl $crate::hook::redirect::Replace for $target {
-            const REPLACEMENT: Self::Pointer = {
+            const REPLACEMENTS: [Self::Pointer; 2] = {
                 /// # Safety
                 ///
-                /// The arguments are those of the target, and `enter` has redirected the call.
-                unsafe extern "C" fn replacement($($arg: $type),*) -> $ret {
+                /// The arguments are those of the target, and `redirect` has redirected the call.
+                unsafe extern "C" fn replacement<const APART: bool>($($arg: $type),*) -> $ret {
+                    use $crate::hook::redirect::Original;
+
                     // SAFETY: This is the replacement.
-                    let original = unsafe { $crate::hook::redirect::Original::<$target>::adopt() };
+                    let original = unsafe { Original::<$target>::adopt(APART) };
                     // SAFETY: The arguments are those of the target.
                     unsafe { $target::call(&original, $($arg),*) }
                 }
-                replacement
+                [replacement::<false>, replacement::<true>]
             };
             const UNLESS: Option<&'static CStr> = {
                 #[allow(unused_mut, unused_assignments)]
@@ -595,11 +598,9 @@ impl<T: Replace> Redirect<T> {
         if ARMED.load(Acquire) == 0 {
             return;
         }
-        let Some(module) = ModuleRef::try_get(this_module!()) else {
+        let Some(in_use) = InUse::try_get() else {
             return;
         };
-        // The replacement adopts this reference.
-        mem::forget(module);
         // SAFETY: `ops` is the field of a `Redirect<T>` that outlives its registration.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(ops), Self, ops) };
         let body = ip + bindings::MCOUNT_INSN_SIZE as usize;
@@ -610,7 +611,8 @@ impl<T: Replace> Redirect<T> {
         // SAFETY: By the safety requirements of `Function` and `Replace`, the replacement has the
         // target's type, and `fregs` holds the target's arguments.
         unsafe {
-            let replacement = mem::transmute_copy(&T::REPLACEMENT);
+            // The replacement adopts this use.
+            let replacement = mem::transmute_copy(&T::REPLACEMENTS[usize::from(in_use.leave())]);
             pin_guard_ftrace_regs_set_instruction_pointer(fregs, replacement);
         }
     }

@@ -418,11 +418,12 @@ impl Socket {
 mod tests {
     use super::{
         kunit::{socket, Skb},
-        notif::{Counter, RUNS_AT_ONCE},
+        notif::RUNS_AT_ONCE,
         socket::{IPPROTO_TCP, IPPROTO_UDP},
         *,
     };
     use crate::{
+        counters::Counter,
         impl_has_notifier,
         kunit::{self, eventually, Page, Pages},
     };
@@ -577,14 +578,14 @@ mod tests {
     #[test]
     fn the_last_skb_completes_a_send() -> Result {
         let stage = Stage::new()?;
-        let in_flight_before = Counter::InFlight.sum();
+        let in_flight_before = Counter::SendsInFlight.sum();
         let sender = stage.begin(3 * P)?;
         let (first, second) = (sender.attach()?, sender.attach()?);
         let sent = first.try_clone()?;
         let send = sender.took_all();
         let waits = || send.wait(1) == Err(ETIMEDOUT) && send.pages() == 3;
         assert_eq!(send.sent(), 3 * P);
-        assert_eq!(Counter::InFlight.sum(), in_flight_before + 1);
+        assert_eq!(Counter::SendsInFlight.sum(), in_flight_before + 1);
         drop(sender);
         assert!(waits());
         drop(first);
@@ -599,7 +600,7 @@ mod tests {
         assert_eq!(send.wait(1), Ok(()));
         assert_eq!(stage.pinned(), 0);
         assert!(!send.copied());
-        assert_eq!(Counter::InFlight.sum(), in_flight_before);
+        assert_eq!(Counter::SendsInFlight.sum(), in_flight_before);
         Ok(())
     }
 
@@ -644,7 +645,7 @@ mod tests {
     #[test]
     fn a_send_that_fails_tells_nobody() -> Result {
         let stage = Stage::new()?;
-        let counters = || (Counter::Sends.sum(), Counter::InFlight.sum());
+        let counters = || (Counter::Sends.sum(), Counter::SendsInFlight.sum());
         let before = counters();
         let told = Told::new(None)?;
         let options = SendOptions::default();

@@ -7,7 +7,9 @@ use super::{
     Notify,
 };
 use crate::{
+    counters::Counter,
     ffi::*,
+    in_use::InUse,
     module_ref::ModuleRef,
     pin::{Charge, PinGuard, Run, Source},
 };
@@ -23,33 +25,11 @@ use kernel::{
     workqueue::{self, Work, WorkItem},
 };
 
-/// A statistic of the sends, which each processor counts for itself.
-#[derive(Clone, Copy)]
-pub(super) enum Counter {
-    Sends,
-    Copied,
-    InFlight,
-}
-
-impl Counter {
-    /// Any context.
-    fn add(self, n: isize) {
-        // SAFETY: `PIN_GUARD_COUNTERS` is the number of the variants.
-        unsafe { pin_guard_counter_add(self as c_uint, n) };
-    }
-
-    /// Returns the sum of all processors. It is exact if no send begins or ends meanwhile.
-    pub(super) fn sum(self) -> isize {
-        // SAFETY: As above.
-        unsafe { pin_guard_counter_sum(self as c_uint) }
-    }
-}
-
 /// Writes the counters of this file, for debugfs `counters`.
 pub(crate) fn counters(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_fmt(fmt!("sends {}\n", Counter::Sends.sum()))?;
-    f.write_fmt(fmt!("sends_copied {}\n", Counter::Copied.sum()))?;
-    f.write_fmt(fmt!("sends_in_flight {}\n", Counter::InFlight.sum()))
+    f.write_fmt(fmt!("sends_copied {}\n", Counter::SendsCopied.sum()))?;
+    f.write_fmt(fmt!("sends_in_flight {}\n", Counter::SendsInFlight.sum()))
 }
 
 /// Maximum bytes per chain, as per notification of MSG_ZEROCOPY (`msg_zerocopy_realloc()` in
@@ -255,7 +235,7 @@ pub(super) struct Notif {
     #[pin]
     work: Work<Self>,
     // Last, because it keeps this code loaded while the other fields drop.
-    _module: ModuleRef,
+    _in_use: InUse,
 }
 
 // SAFETY: Any thread may release everything that this value holds.
@@ -319,7 +299,7 @@ impl Notif {
                 }),
                 sock: socket.sock(),
                 work <- new_work!("pin_guard_send"),
-                _module: ModuleRef::for_client(),
+                _in_use: InUse::for_client(),
             }),
             GFP_KERNEL,
         )
@@ -340,7 +320,7 @@ impl Notif {
         }
         self.pages.store(load.parts.pages(), Relaxed);
         Counter::Sends.add(1);
-        Counter::InFlight.add(1);
+        Counter::SendsInFlight.add(1);
         load.notify = notify;
     }
 
@@ -482,8 +462,8 @@ impl Notif {
         notif.copied.store(copied, Relaxed);
         // `took` has set `pages`, unless the send failed.
         if notif.pages.load(Relaxed) != 0 {
-            Counter::InFlight.add(-1);
-            Counter::Copied.add(isize::from(copied));
+            Counter::SendsInFlight.add(-1);
+            Counter::SendsCopied.add(isize::from(copied));
         }
         notif.pages.store(0, Release);
         // SAFETY: The completion is initialised.
