@@ -117,7 +117,7 @@ patch:
 deb:
 	@$(SANDBOX) deb tools/deb
 
-deb-test: deb
+deb-test: deb kselftest
 	@$(SANDBOX) deb tools/deb-test
 
 bnx2-firmware: out/firmware-debian
