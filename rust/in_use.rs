@@ -151,7 +151,7 @@ fn watch(ms: u32) {
 unsafe extern "C" fn pin_guard_in_use_look() {
     if IS_APART.load(Relaxed) != 0 {
         IS_APART.store(0, Relaxed);
-        // SAFETY: The `percpu_ref` is alive since the work set `IS_APART`.
+        // SAFETY: The `percpu_ref` is alive since the work set `IS_APART`, and only this kills it.
         unsafe { pin_guard_in_use_kill() };
         WATCHED.store(0, Relaxed);
         return;
@@ -163,8 +163,7 @@ unsafe extern "C" fn pin_guard_in_use_look() {
     if !many {
         return;
     }
-    // Without a reference the module is being unloaded. It has gone once the `percpu_ref` is dead
-    // and all uses that it has counted have gone.
+    // If there is none to be had, the module is being unloaded.
     if let Some(module) = ModuleRef::try_get(this_module!()) {
         // SAFETY: Only this brings the `percpu_ref` to life.
         if unsafe { pin_guard_in_use_revive() } {
@@ -209,7 +208,8 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // SAFETY: There is no use, so nobody starts the work, and the `percpu_ref` is dead.
+        // SAFETY: There is no use, so nobody starts the work. The `percpu_ref` is dead: alive, it
+        // has a reference on the module, and rmmod fails.
         unsafe { pin_guard_in_use_exit() };
     }
 }
