@@ -521,7 +521,7 @@ static const struct operation operations[] = {
 };
 
 static const struct operation * const sends[] = {
-	&op_tcp, &op_tcp_big, &op_tcp_small, &op_udp, &op_register,
+	&op_tcp, &op_tcp_big, &op_tcp_small, &op_tcp_batch, &op_udp, &op_udp_batch, &op_register,
 };
 
 static const struct operation *operation_by_name(const char *name)

@@ -24,7 +24,8 @@ struct operation {
 	bool reads;			/* from a file or the DMA device */
 };
 
-extern const struct operation op_tcp, op_tcp_big, op_tcp_small, op_udp, op_register;
+extern const struct operation op_tcp, op_tcp_big, op_tcp_small, op_tcp_batch, op_udp, op_udp_batch,
+	op_register;
 
 extern const char *peer_address;
 extern unsigned int send_mode;

@@ -219,10 +219,80 @@ static void run_register(void)
 	end(err);
 }
 
+/* Pieces of @sizes, over and over: all of them are one request, or none is. */
+static void batch(int kind, unsigned int nr, const size_t *sizes, size_t nr_sizes)
+{
+	struct pin_guard_tx_part parts[PIN_GUARD_TX_MAX_PARTS] = { 0 };
+	struct pin_guard_tx_batch b = { .parts = (unsigned long)parts, .nr = nr };
+	struct pin_guard_tx_status st;
+	uint64_t buffer = 0;
+	size_t len = 0, i;
+	unsigned char *p;
+	int err;
+
+	for (i = 0; i < nr; i++) {
+		parts[i].addr = len;
+		parts[i].len = sizes[i % nr_sizes];
+		len += parts[i].len;
+	}
+	begin(kind, len);
+	p = stream(len);
+	if (send_mode == MODE_REGISTERED)
+		must(!register_buffer(p, len, &buffer), "register: %s", strerror(errno));
+	for (i = 0; i < nr; i++) {
+		parts[i].buffer = buffer;
+		parts[i].addr += buffer ? 0 : (unsigned long)p;
+	}
+	b.fd = s.data;
+	if (kind == PEER_TCP)
+		send_room(s.data, 4 << 20);
+	arm();
+	err = tx_batch(dev, &b);
+	disarm();
+	must(!tx_status(dev, 0, &st), "status: %s", strerror(errno));
+	must(st.requests == !err, "%u requests after %s", st.requests, strerror(err));
+	s.sent = err ? 0 : b.sent;
+	if (kind == PEER_UDP) {
+		/* A datagram that fails is the last; the peer waits for the others. */
+		must(s.sent % sizes[0] == 0, "%llu bytes are no whole datagrams",
+		     (unsigned long long)s.sent);
+		for (; !err && s.sent < len; s.sent += sizes[0])
+			must(send(s.data, p + s.sent, sizes[0], 0) == (ssize_t)sizes[0],
+			     "send: %s", strerror(errno));
+	} else {
+		must(err || s.sent == len, "%llu of %zu bytes", (unsigned long long)s.sent, len);
+		must(err || (st.in_flight == 1 && st.pinned >= len / PAGE),
+		     "complete, though the peer has not read");
+		session_command(&s, PEER_GO);
+	}
+	reuse(p, len);
+	if (kind == PEER_TCP)
+		shutdown(s.data, SHUT_WR);
+	end(err);
+}
+
+/* Of so many runs that some need no memory for them, some an object, some an array */
+static void run_tcp_batch(void)
+{
+	const size_t sizes[] = { 100, PAGE, 5 * PAGE, 20 * PAGE };
+
+	batch(PEER_TCP, 16, sizes, ARRAY_SIZE(sizes));
+}
+
+/* Datagrams of one size, by which peer tells them apart */
+static void run_udp_batch(void)
+{
+	const size_t sizes[] = { 20000 };
+
+	batch(PEER_UDP, 5, sizes, ARRAY_SIZE(sizes));
+}
+
 #define SEND_ERRNOS	{ ENOMEM, ENOBUFS }
 
 const struct operation op_tcp = { "tcp", "a send", run_tcp, SEND_ERRNOS };
 const struct operation op_tcp_big = { "tcp-big", "of many pages", run_tcp_big, SEND_ERRNOS };
 const struct operation op_tcp_small = { "tcp-small", "many sends", run_tcp_small, SEND_ERRNOS };
+const struct operation op_tcp_batch = { "tcp-batch", "a batch", run_tcp_batch, SEND_ERRNOS };
+const struct operation op_udp_batch = { "udp-batch", "a batch of them", run_udp_batch, SEND_ERRNOS };
 const struct operation op_udp = { "udp", "a datagram", run_udp, SEND_ERRNOS };
 const struct operation op_register = { "register", "a buffer to send", run_register, { ENOMEM } };

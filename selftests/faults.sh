@@ -42,7 +42,8 @@ GROUPS_ALL+=("iterator readv" "iterator writev")
 for mode in copy splice guard registered; do
 	GROUPS_ALL+=("send tcp $mode" "send udp $mode")
 done
-GROUPS_ALL+=("send tcp-small guard" "send tcp-big guard" "send tcp-big registered" "send register")
+GROUPS_ALL+=("send tcp-small guard" "send tcp-big guard" "send tcp-big registered"
+	"send tcp-batch guard" "send tcp-batch registered" "send udp-batch guard" "send register")
 GROUPS_ALL+=("load pin_guard" "load pin_guard_dma" "load pin_guard_tx" "load nfs under pin_guard")
 
 pg_start "${GROUPS_ALL[@]}" "the modules load" "the modules unload" "pin_guard loads after that" \
@@ -212,6 +213,9 @@ done
 group "send tcp-small guard" -a "$REMOTE_V4" -M 2 tcp-small
 group "send tcp-big guard" -a "$REMOTE_V4" -M 2 tcp-big
 group "send tcp-big registered" -a "$REMOTE_V4" -M 3 tcp-big
+group "send tcp-batch guard" -a "$REMOTE_V4" -M 2 tcp-batch
+group "send tcp-batch registered" -a "$REMOTE_V4" -M 3 tcp-batch
+group "send udp-batch guard" -a "$REMOTE_V4" -M 2 udp-batch
 group "send register" -a "$REMOTE_V4" -M 3 register
 
 pg_check "the modules unload" pg_unload pin_guard_tx pin_guard_dma pin_guard
