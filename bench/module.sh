@@ -7,32 +7,21 @@
 # PIN_GUARD_SECONDS    but none is begun after that time [720]
 # shellcheck disable=SC2153 # PG_RUN is lib.sh's
 
-HERE=$(dirname "$(readlink -f "$0")")
-: "${KSFT:=${KDIR:+$KDIR/tools/testing/selftests}}"
-export KSFT
-# shellcheck source-path=SCRIPTDIR source=../selftests/lib.sh
-. "$HERE/../selftests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=../selftests/nfs_server.sh
 . "$HERE/../selftests/nfs_server.sh"
 
 pg_isolate "$@"
 
-SAMPLES=$1
-BENCH=$2
 ROUNDS=${PIN_GUARD_ROUNDS:-12}
 SECONDS_MAX=${PIN_GUARD_SECONDS:-720}
-
-fail()
-{
-	echo "pin_guard: bench: $*" >&2
-	exit 1
-}
 
 idle=
 trap '[ -z "$idle" ] || kill "$idle"; pg_cleanup' EXIT
 mkdir -p "$PG_RUN"
 mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
-pg_unload pin_guard_bench pin_guard_dma pin_guard || fail "pin_guard is in use"
+load	# none of them
 
 # Nothing may collapse or scan pages meanwhile, and no server may send its log to a disk.
 pg_set /sys/kernel/mm/transparent_hugepage/enabled madvise
@@ -46,11 +35,6 @@ why=$(pg_nfs_server) || fail "no NFS server: $why"
 pg_nfs_mount 4.2 "$PG_RUN/mnt" || fail "cannot mount NFS"
 head -c 1M /dev/zero >"$PG_RUN/export/file"
 
-measure()
-{
-	"$BENCH" "$@" >>"$SAMPLES" || fail "$*"
-}
-
 # series SERIES: what there is to compare, once, in fresh processes
 series()
 {
@@ -60,11 +44,11 @@ series()
 	pg_load pin_guard || fail "pin_guard does not load"
 	[ "$1" = test ] || pg_unload pin_guard || fail "pin_guard does not unload"
 	# And what is free there, as far as a small fork takes it.
-	exec {ready}< <(exec "$BENCH" idle 400)
+	exec {ready}< <(exec "$PROGRAM" idle 400)
 	idle=$!
 	read -r -u "$ready" || fail "no idle processes"
 	sleep 3
-	"$BENCH" warm fork 1 4k 20 >/dev/null || fail "warm-up"
+	"$PROGRAM" warm fork 1 4k 20 >/dev/null || fail "warm-up"
 	for kind in 4k thp; do
 		# The state that the allocator is in lasts for a process: take several.
 		for _ in {1..10}; do

@@ -1,41 +1,25 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Windows, pins and sends on one processor, and on two at once: scaling.sh SAMPLES BENCH SEND, for
+# Windows, pins and sends on one processor, and on two at once: scaling.sh SAMPLES PROGRAM SEND, for
 # run.sh.
-# shellcheck disable=SC2153 # PG_RUN is lib.sh's, LOCAL_V4 and the like are net.sh's
+# shellcheck disable=SC2153 # LOCAL_V4 and the like are net.sh's
 
-HERE=$(dirname "$(readlink -f "$0")")
-: "${KSFT:=${KDIR:+$KDIR/tools/testing/selftests}}"
-export KSFT
-# shellcheck source-path=SCRIPTDIR source=../selftests/lib.sh
-. "$HERE/../selftests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=../selftests/net.sh
 . "$HERE/../selftests/net.sh"
 
 net_init "$@"
 
-SAMPLES=$1
-BENCH=$2
 SEND=$3
 PORT=20811
 
-fail()
-{
-	echo "pin_guard: bench: $*" >&2
-	exit 1
-}
-
-trap pg_cleanup EXIT
-mkdir -p "$PG_RUN"
 PG_TMP=$(mktemp -d) && pg_undo rm -rf "$PG_TMP"
-pg_unload pin_guard_dma pin_guard_tx pin_guard_bench pin_guard || fail "pin_guard is in use"
-for module in pin_guard pin_guard_bench pin_guard_tx; do
-	pg_load $module || fail "$module does not load"
-done
+load pin_guard pin_guard_bench pin_guard_tx
 
 for where in one-mm two-mms; do
-	"$BENCH" scaling $where 30 >>"$SAMPLES" || fail "scaling, $where"
+	measure scaling $where 30
 done
 echo "windows and pins: $SECONDS s" >&2
 for link in lo veth; do
