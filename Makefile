@@ -125,10 +125,7 @@ out/firmware-debian:
 	@mkdir -p out
 	@$(SANDBOX) enter bnx2-model/debian-firmware $@
 
-check:
-	@$(SANDBOX) enter tools/check
-
-test soak compare demo picture bench:
+check test soak compare demo picture bench:
 	@tools/$@
 
 farm:
