@@ -100,7 +100,8 @@ extern "C" {
 
     pub(crate) fn pin_guard_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
     pub(crate) fn pin_guard_folio_end(folio: *mut bindings::folio) -> *mut bindings::page;
-    pub(crate) fn pin_guard_unpin(runs: *const bindings::bio_vec, count: usize, dirty: bool);
+    pub(crate) fn pin_guard_unpin(runs: *const bindings::bio_vec, count: usize);
+    pub(crate) fn pin_guard_unpin_dirty(runs: *const bindings::bio_vec, count: usize);
 
     /// `net/ipv4/tcp.c`
     pub(crate) fn tcp_abort(sk: *mut bindings::sock, err: c_int) -> c_int;

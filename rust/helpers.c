@@ -176,10 +176,13 @@ static long run_pages(const struct bio_vec *run)
 /*
  * Like gup_put_folio() in mm/gup.c, but does not count the statistics. Returns true if it has
  * dropped the last reference: the caller then calls __folio_put().
+ *
+ * @large: folio_has_pincount(), of a 64-bit kernel
  */
-static __always_inline bool unpin_and_test(struct folio *folio, long refs)
+static __always_inline bool unpin_and_test(struct folio *folio, bool large, long refs)
 {
-	if (folio_has_pincount(folio))
+	BUILD_BUG_ON(!IS_ENABLED(CONFIG_64BIT));
+	if (large)
 		atomic_sub(refs, &folio->_pincount);
 	else
 		refs *= GUP_PIN_COUNTING_BIAS;
@@ -187,12 +190,12 @@ static __always_inline bool unpin_and_test(struct folio *folio, long refs)
 }
 
 /*
- * The slow path of pin_guard_unpin(), which has released @released pages of @pgdat without counting
- * them. If @folio is not NULL, it has also dropped the last reference on @folio. Frees @folio, and
+ * The slow path of unpin(), which has released @released pages of node @nid without counting them.
+ * If @folio is not NULL, it has also dropped the last reference on @folio. Frees @folio, and
  * releases the runs from @runs to @end, which may need any of the rare cases.
  */
 static noinline void unpin_others(const struct bio_vec *runs, const struct bio_vec *end, bool dirty,
-				  struct pglist_data *pgdat, long released, struct folio *folio)
+				  int nid, long released, struct folio *folio)
 {
 	if (folio)
 		__folio_put(folio);
@@ -202,18 +205,18 @@ static noinline void unpin_others(const struct bio_vec *runs, const struct bio_v
 		folio = page_folio(runs->bv_page);
 		if (is_zero_folio(folio))
 			continue;
-		if (folio_pgdat(folio) != pgdat) {
-			mod_node_page_state(pgdat, NR_FOLL_PIN_RELEASED, released);
-			pgdat = folio_pgdat(folio);
+		if (folio_nid(folio) != nid) {
+			mod_node_page_state(NODE_DATA(nid), NR_FOLL_PIN_RELEASED, released);
+			nid = folio_nid(folio);
 			released = 0;
 		}
 		released += pages;
 		if (dirty && !folio_test_dirty(folio))
 			folio_mark_dirty(folio);
-		if (unpin_and_test(folio, pages))
+		if (unpin_and_test(folio, folio_test_large(folio), pages))
 			__folio_put(folio);
 	}
-	mod_node_page_state(pgdat, NR_FOLL_PIN_RELEASED, released);
+	mod_node_page_state(NODE_DATA(nid), NR_FOLL_PIN_RELEASED, released);
 }
 
 /*
@@ -223,36 +226,51 @@ static noinline void unpin_others(const struct bio_vec *runs, const struct bio_v
  * loop makes no call, so it needs no stack frame.
  *
  * @count: number of runs, not zero
- * @dirty: dirty the folios first; the folios must be such that this needs no folio lock
+ * @dirty: see pin_guard_unpin_dirty()
  */
-void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty)
+static __always_inline void unpin(const struct bio_vec *runs, size_t count, bool dirty)
 {
 	const struct bio_vec *end = runs + count;
 	const struct page *zero = ZERO_PAGE(0);
-	struct pglist_data *pgdat = page_pgdat(runs->bv_page);
-	int nid = page_to_nid(runs->bv_page);
+	/* What the flags of a folio must have for the fast path: the first one's node, and dirty. */
+	unsigned long mask = NODES_MASK << NODES_PGSHIFT | (dirty ? BIT(PG_dirty) : 0);
+	unsigned long want = (READ_ONCE(runs->bv_page->flags.f) | BIT(PG_dirty)) & mask;
 	long released = 0;
 
+	BUILD_BUG_ON(NODES_WIDTH < NODES_SHIFT);	/* the node is in the flags */
 	do {
-		struct folio *folio = page_folio(runs->bv_page);
-		long pages = run_pages(runs);
+		struct page *page = runs->bv_page;
+		struct folio *folio = PageTail(page) ? page_folio(page) : (struct folio *)page;
+		unsigned long flags = READ_ONCE(folio->flags.f);
+		long pages;
 
-		if (unlikely(runs->bv_page == zero || folio_nid(folio) != nid ||
-			     (dirty && !folio_test_dirty(folio)))) {
-			unpin_others(runs, end, dirty, pgdat, released, NULL);
+		if (unlikely(page == zero || (flags & mask) != want)) {
+			unpin_others(runs, end, dirty, want >> NODES_PGSHIFT, released, NULL);
 			return;
 		}
+		pages = run_pages(runs++);
 		released += pages;
-		runs++;
-		if (unlikely(unpin_and_test(folio, pages))) {
-			unpin_others(runs, end, dirty, pgdat, released, folio);
+		if (unlikely(unpin_and_test(folio, flags & BIT(PG_head), pages))) {
+			unpin_others(runs, end, dirty, want >> NODES_PGSHIFT, released, folio);
 			return;
 		}
 	} while (runs != end);
-	mod_node_page_state(pgdat, NR_FOLL_PIN_RELEASED, released);
+	mod_node_page_state(NODE_DATA(want >> NODES_PGSHIFT), NR_FOLL_PIN_RELEASED, released);
+}
+
+void pin_guard_unpin(const struct bio_vec *runs, size_t count)
+{
+	unpin(runs, count, false);
 }
 /* The drop of a guard calls this, and may be compiled into a driver. */
 EXPORT_SYMBOL_GPL(pin_guard_unpin);
+
+/* Dirties the folios first. They must be such that this needs no folio lock. */
+void pin_guard_unpin_dirty(const struct bio_vec *runs, size_t count)
+{
+	unpin(runs, count, true);
+}
+EXPORT_SYMBOL_GPL(pin_guard_unpin_dirty);
 
 /* Each processor has its own: all of them would write to one cache line on every send. */
 static DEFINE_PER_CPU(long[PIN_GUARD_COUNTERS], pin_guard_counters);

@@ -87,7 +87,8 @@ int pin_guard_mmap_read_lock_killable(struct mm_struct *mm);
 
 struct folio *pin_guard_page_folio(struct page *page);
 struct page *pin_guard_folio_end(struct folio *folio);
-void pin_guard_unpin(const struct bio_vec *runs, size_t count, bool dirty);
+void pin_guard_unpin(const struct bio_vec *runs, size_t count);
+void pin_guard_unpin_dirty(const struct bio_vec *runs, size_t count);
 
 /* Counter in counters.rs. */
 #define PIN_GUARD_COUNTERS 4

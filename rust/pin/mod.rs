@@ -22,7 +22,7 @@ use kernel::{
     prelude::*,
 };
 use pins::count_pages;
-use run::{Runs, FEW};
+use run::{Runs, MANY};
 
 /// User memory that is pinned (FOLL_PIN) for I/O in direction `D` until this value is dropped.
 ///
@@ -84,12 +84,13 @@ impl<D: Direction> PinGuard<D> {
     /// - `ENOMEM`: there is no memory for a page, or for the list of the runs.
     /// - `EINTR`, `EAGAIN`: the task has been killed.
     pub fn new(addr: usize, len: usize) -> Result<Self> {
-        let runs = match count_pages(addr, len)? {
-            1 => Pins::page(addr, len, D::GUP_FLAGS),
-            pages @ 2..=FEW => Pins::few(addr, len, pages, D::GUP_FLAGS),
-            pages => Pins::user(addr, len, pages, D::GUP_FLAGS),
-        };
-        runs.map(Self::from_runs)
+        let mut pins = Pins::new();
+        match count_pages(addr, len)? {
+            1 => pins.page(addr, len, D::GUP_FLAGS),
+            pages @ 2..=MANY => pins.few(addr, len, pages, D::GUP_FLAGS),
+            pages => pins.user(addr, len, pages, D::GUP_FLAGS),
+        }?;
+        Ok(Self::from_runs(pins.runs))
     }
 
     /// Like [`PinGuard::new`], for pins of which user space decides how long they last
@@ -129,9 +130,10 @@ impl<D: Direction> PinGuard<D> {
         let flags = D::GUP_FLAGS | bindings::FOLL_LONGTERM;
         let pages = count_pages(addr, len)?;
         let charge = Charge::new(pages)?;
-        let mut runs = Pins::user(addr, len, pages, flags)?;
-        runs.charge(charge, len)?;
-        Ok(Self::from_runs(runs))
+        let mut pins = Pins::new();
+        pins.user(addr, len, pages, flags)?;
+        pins.runs.charge(charge, len)?;
+        Ok(Self::from_runs(pins.runs))
     }
 
     #[inline]
@@ -271,12 +273,9 @@ impl<D: Direction> Drop for PinGuard<D> {
         if self.runs.many().is_some_and(|many| many.deferred.is_some()) {
             // SAFETY: The runs are not used again.
             Deferred::release(unsafe { ManuallyDrop::take(&mut self.runs) }, D::DIRTIES);
-            return;
-        }
-        self.runs.unpin(D::DIRTIES);
-        if self.runs.many().is_some() {
-            // SAFETY: As above.
-            unsafe { ManuallyDrop::drop(&mut self.runs) };
+        } else {
+            // SAFETY: As above, and there is no `Deferred`.
+            unsafe { self.runs.finish(D::DIRTIES) };
         }
     }
 }
@@ -320,8 +319,10 @@ impl PinGuard<Dest> {
     /// }
     /// ```
     pub fn from_iter(iter: &mut IovIterDest<'_>, max: usize) -> Result<Self> {
+        let mut pins = Pins::new();
         // SAFETY: The iterator is valid by its invariants.
-        unsafe { Pins::extract(iter.as_raw(), max, Dest::GUP_FLAGS) }.map(Self::from_runs)
+        unsafe { pins.extract(iter.as_raw(), max, Dest::GUP_FLAGS) }?;
+        Ok(Self::from_runs(pins.runs))
     }
 }
 
@@ -381,8 +382,10 @@ impl PinGuard<Source> {
     /// As [`PinGuard::new`], and `EINVAL` if `iter` is not on user memory. After an error `iter` is
     /// where it was.
     pub fn from_iter(iter: &mut IovIterSource<'_>, max: usize) -> Result<Self> {
+        let mut pins = Pins::new();
         // SAFETY: The iterator is valid by its invariants.
-        unsafe { Pins::extract(iter.as_raw(), max, Source::GUP_FLAGS) }.map(Self::from_runs)
+        unsafe { pins.extract(iter.as_raw(), max, Source::GUP_FLAGS) }?;
+        Ok(Self::from_runs(pins.runs))
     }
 }
 
@@ -912,9 +915,10 @@ mod tests {
             (good, 5),
         ] {
             let mut iter = iter();
+            let mut pins = Pins::new();
             // SAFETY: The iterator is valid, on memory of this thread.
-            let runs = unsafe { Pins::extract(&mut iter, max, Source::GUP_FLAGS) }?;
-            let guard = PinGuard::<Source>::from_runs(runs);
+            unsafe { pins.extract(&mut iter, max, Source::GUP_FLAGS) }?;
+            let guard = PinGuard::<Source>::from_runs(pins.runs);
             assert_eq!(guard.len(), max);
             assert_eq!(left(&iter), good + P - max);
             assert_eq!(guard.pages(), pages);
@@ -923,8 +927,8 @@ mod tests {
         for (max, expected) in [(good + 1, EFAULT), (usize::MAX, EFAULT), (0, EINVAL)] {
             let mut iter = iter();
             // SAFETY: As above.
-            let runs = unsafe { Pins::extract(&mut iter, max, Source::GUP_FLAGS) };
-            assert_eq!(runs.err(), Some(expected));
+            let result = unsafe { Pins::new().extract(&mut iter, max, Source::GUP_FLAGS) };
+            assert_eq!(result.err(), Some(expected));
             assert_eq!(left(&iter), good + P);
         }
         assert!(memory.pinned(0..0));

@@ -4,7 +4,7 @@
 
 use super::{
     folio::Folio,
-    run::{Run, Runs, FEW},
+    run::{Run, Runs, FEW, MANY},
 };
 use crate::ffi::*;
 use core::{
@@ -30,7 +30,8 @@ const ROOM: usize = 4096;
 ///
 /// May be dropped in any context. The drop releases the pins and dirties no page.
 pub(crate) struct Pins {
-    runs: Runs,
+    /// The runs of a guard.
+    pub(super) runs: Runs,
     /// Whether a page is not anonymous memory.
     any_file: bool,
 }
@@ -52,8 +53,8 @@ impl Pins {
         self.runs().iter().map(Run::pages).sum()
     }
 
-    /// Adds the pins of the first `count` of `pages`, which hold `len` bytes from `offset` in the
-    /// first page on. The caller expects to add `more` pages later.
+    /// Adds the pins of `pages`, which hold `len` bytes from `offset` in the first page on. The
+    /// caller expects to add `more` pages later.
     ///
     /// # Errors
     ///
@@ -62,19 +63,17 @@ impl Pins {
     ///
     /// # Safety
     ///
-    /// The first `count` of `pages` must be set. The caller must own one pin of each, and gives it
-    /// up.
+    /// The caller must own one pin of each of `pages`, and gives it up.
     #[inline]
     unsafe fn push(
         &mut self,
-        pages: &Chunk,
-        count: usize,
+        pages: &[*mut bindings::page],
         offset: usize,
         len: usize,
         more: usize,
     ) -> Result {
-        // SAFETY: By the safety requirements.
-        let mut left: &[_] = unsafe { slice::from_raw_parts(pages.as_ptr().cast(), count) };
+        let count = pages.len();
+        let mut left = pages;
         let mut rest = count
             .wrapping_mul(PAGE_SIZE)
             .wrapping_sub(offset)
@@ -82,7 +81,7 @@ impl Pins {
         let old = self.runs().len();
         if old == 0 {
             // SAFETY: The pages are pinned.
-            if count > FEW && unsafe { Folio::small(left[0]) }.is_some() {
+            if count > self.runs.spare().len() && unsafe { Folio::small(left[0]) }.is_some() {
                 // If the first folio is small, the others usually are, too: make room for a run per
                 // page.
                 self.make_room(left, more.min(ROOM))?;
@@ -143,7 +142,8 @@ impl Pins {
     #[inline]
     fn fill<'a>(&mut self, pages: &'a [*mut bindings::page]) -> &'a [*mut bindings::page] {
         let places = self.runs.spare();
-        let mut all_anon = true;
+        // A bool and checked sums would cost six instructions a page.
+        let mut all_anon = 1;
         let (mut from, mut to) = (0, 0);
         while to < places.len() && from < pages.len() {
             let before = to;
@@ -152,23 +152,23 @@ impl Pins {
                 let Some(folio) = (unsafe { Folio::small(page) }) else {
                     break;
                 };
-                all_anon &= folio.is_anon();
+                all_anon &= usize::from(folio.is_anon());
                 place.write(Run::new(page, 0, PAGE_SIZE));
-                to += 1;
+                to = to.wrapping_add(1);
             }
             from += to - before;
             if to == before {
                 let page = pages[from];
                 // SAFETY: The page is pinned.
                 let folio = unsafe { Folio::of(page) };
-                all_anon &= folio.is_anon();
+                all_anon &= usize::from(folio.is_anon());
                 let n = contiguous(&pages[from..], folio.end());
                 places[to].write(Run::new(page, 0, n * PAGE_SIZE));
                 from += n;
                 to += 1;
             }
         }
-        self.any_file |= !all_anon;
+        self.any_file |= all_anon == 0;
         // SAFETY: The places have been filled with runs of pinned pages.
         unsafe { self.runs.add(to) };
         &pages[from..]
@@ -190,43 +190,45 @@ impl Pins {
         (page < folio_end).then_some((last, folio_end))
     }
 
-    /// Returns the runs of a guard whose pages are one run, if they are, and if the release need
-    /// not dirty them under a lock.
+    /// Adds `pages` if they are one run, and if the release need not dirty them under a lock.
+    /// Returns whether it has.
     ///
     /// # Safety
     ///
-    /// The caller must own one pin of each of `pages`. If this returns `Some`, the runs own the
-    /// pins.
+    /// There must be no pins yet. The caller must own one pin of each of `pages`. If this returns
+    /// true, it gives them up.
     #[inline]
     unsafe fn one(
+        &mut self,
         pages: &[*mut bindings::page],
         offset: usize,
         len: usize,
         gup_flags: u32,
-    ) -> Option<Runs> {
+    ) -> bool {
         // SAFETY: The page is pinned.
-        let folio = unsafe { Folio::of(pages[0]) };
-        if (pages.len() == 1 || folio.is_large())
-            && (gup_flags & bindings::FOLL_WRITE == 0 || folio.is_anon())
-            && contiguous(pages, folio.end()) == pages.len()
-        {
-            Some(Runs::one(Run::new(pages[0], offset, len)))
-        } else {
-            None
+        let (folio, end) = unsafe {
+            let folio = Folio::of(pages[0]);
+            (folio, pin_guard_folio_end(folio.as_raw()))
+        };
+        let is_one = (gup_flags & bindings::FOLL_WRITE == 0 || folio.is_anon())
+            && contiguous(pages, end) == pages.len();
+        if is_one {
+            // SAFETY: There is no run yet, and the pages are pinned.
+            unsafe { self.runs.set(Run::new(pages[0], offset, len)) };
         }
+        is_one
     }
 
-    /// Pins the `len` bytes of the current task's user memory at `addr`, which touch `pages` pages.
-    /// Returns the runs of the guard. May sleep.
+    /// Pins the `len` bytes of the current task's user memory at `addr`, which touch `pages` pages,
+    /// for a guard. There must be no pins yet. May sleep.
     ///
     /// # Errors
     ///
     /// As [`PinGuard::new`](super::PinGuard::new).
-    pub(super) fn user(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
+    pub(super) fn user(&mut self, addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
         }
-        let mut pins = Self::new();
         let mut offset = addr % PAGE_SIZE;
         let mut at = addr - offset;
         let mut more = pages;
@@ -244,21 +246,17 @@ impl Pins {
                 )
             };
             let got = to_count(got as isize)?;
-            if got == pages {
-                // SAFETY: The lookup has set these pages, and this function owns their pins.
-                let one = unsafe {
-                    let pages = slice::from_raw_parts(chunk.as_ptr().cast(), pages);
-                    Self::one(pages, offset, len, gup_flags)
-                };
-                if let Some(runs) = one {
-                    return Ok(runs);
-                }
+            // SAFETY: The lookup has set these pages.
+            let found: &[_] = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), got) };
+            // SAFETY: This function owns the pins.
+            if got == pages && unsafe { self.one(found, offset, len, gup_flags) } {
+                return Ok(());
             }
             more = more.wrapping_sub(got);
             let bytes = got.wrapping_mul(PAGE_SIZE);
             let part = left.min(bytes.wrapping_sub(offset));
-            // SAFETY: This function owns the pins of the first `got` pages.
-            unsafe { pins.push(&chunk, got, offset, part, more) }?;
+            // SAFETY: This function owns the pins.
+            unsafe { self.push(found, offset, part, more) }?;
             if more == 0 {
                 break;
             }
@@ -266,21 +264,21 @@ impl Pins {
             left = left.wrapping_sub(part);
             offset = 0;
         }
-        pins.prepare(len, gup_flags)?;
-        if let Some(many) = pins.runs.many_mut() {
+        self.prepare(len, gup_flags)?;
+        if let Some(many) = self.runs.many_mut() {
             many.single = many.len() == pages;
         }
-        Ok(pins.runs)
+        Ok(())
     }
 
-    /// Like [`Pins::user`], for at most [`FEW`] pages, in fewer instructions.
-    pub(super) fn few(addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result<Runs> {
+    /// Like [`Pins::user`], for at most [`MANY`] pages, in fewer instructions.
+    pub(super) fn few(&mut self, addr: usize, len: usize, pages: usize, gup_flags: u32) -> Result {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
         }
         let offset = addr % PAGE_SIZE;
-        let mut chunk: [MaybeUninit<*mut bindings::page>; FEW] =
-            [const { MaybeUninit::uninit() }; FEW];
+        let mut chunk: [MaybeUninit<*mut bindings::page>; MANY] =
+            [const { MaybeUninit::uninit() }; MANY];
         // SAFETY: There is room for `pages` pages; the current task has an mm.
         let got = unsafe {
             bindings::pin_user_pages_fast(
@@ -295,15 +293,29 @@ impl Pins {
             let got = to_count(got as isize)?;
             // SAFETY: This function owns the pins.
             unsafe { bindings::unpin_user_pages(chunk.as_mut_ptr().cast(), got) };
-            return Self::user(addr, len, pages, gup_flags);
+            return self.user(addr, len, pages, gup_flags);
         }
         // SAFETY: The lookup has set these pages.
         let pages: &[_] = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), pages) };
-        let mut runs = Runs::new();
+        // SAFETY: The page is pinned.
+        if unsafe { Folio::small(pages[0]) }.is_none() {
+            // SAFETY: This function owns the pins.
+            if unsafe { self.one(pages, offset, len, gup_flags) } {
+                return Ok(());
+            }
+            // SAFETY: As above.
+            return unsafe { self.of_pages(pages, offset, len, gup_flags) };
+        }
+        let places = if pages.len() > FEW {
+            self.make_room(pages, 0)?;
+            self.runs.spare()
+        } else {
+            self.runs.few()
+        };
         let mut all_anon = true;
         let mut left = len;
         let mut at = offset;
-        for (place, &page) in runs.spare().iter_mut().zip(pages) {
+        for (place, &page) in places.iter_mut().zip(pages) {
             // SAFETY: The page is pinned.
             let Some(folio) = (unsafe { Folio::small(page) }) else {
                 break;
@@ -316,34 +328,39 @@ impl Pins {
         }
         if left == 0 && (all_anon || gup_flags & bindings::FOLL_WRITE == 0) {
             // SAFETY: The places have been filled with runs of pinned pages.
-            unsafe { runs.add(pages.len()) };
-            return Ok(runs);
+            unsafe { self.runs.set_len(pages.len()) };
+            if let Some(many) = self.runs.many_mut() {
+                many.bytes = len;
+                many.single = true;
+            }
+            return Ok(());
         }
         // SAFETY: This function owns the pins.
-        if let Some(runs) = unsafe { Self::one(pages, offset, len, gup_flags) } {
-            return Ok(runs);
-        }
-        Self::of_pages(pages, offset, len, gup_flags)
+        unsafe { self.of_pages(pages, offset, len, gup_flags) }
     }
 
-    /// Returns the runs of a guard of these pages, at most [`FEW`], whose pins the caller gives up.
+    /// Like [`Pins::user`], for these pages.
+    ///
+    /// # Safety
+    ///
+    /// The caller must own one pin of each of `pages`, and gives it up.
     #[cold]
-    fn of_pages(
+    unsafe fn of_pages(
+        &mut self,
         pages: &[*mut bindings::page],
         offset: usize,
         len: usize,
         gup_flags: u32,
-    ) -> Result<Runs> {
-        let mut pins = Self::new();
-        // All pages have room.
-        pins.fill(pages);
-        pins.trim(0, offset, pages.len() * PAGE_SIZE - offset - len);
-        pins.prepare(len, gup_flags)?;
-        Ok(pins.runs)
+    ) -> Result {
+        // SAFETY: By the safety requirements.
+        unsafe { self.push(pages, offset, len, 0) }?;
+        self.prepare(len, gup_flags)
     }
 
-    /// Like [`Pins::user`], for memory within one page.
-    pub(super) fn page(addr: usize, len: usize, gup_flags: u32) -> Result<Runs> {
+    /// Like [`Pins::user`], for memory within one page. Inline, because its call would cost a tenth
+    /// of all.
+    #[inline(always)]
+    pub(super) fn page(&mut self, addr: usize, len: usize, gup_flags: u32) -> Result {
         if kernel::current!().mm().is_none() {
             return Err(EFAULT);
         }
@@ -351,12 +368,17 @@ impl Pins {
         let mut page = ptr::null_mut();
         // SAFETY: There is room for one page; the current task has an mm.
         let got = unsafe { bindings::pin_user_pages_fast(addr - offset, 1, gup_flags, &mut page) };
-        to_count(got as isize)?;
-        // SAFETY: The page is pinned.
-        if gup_flags & bindings::FOLL_WRITE == 0 || unsafe { Folio::of(page) }.is_anon() {
-            return Ok(Runs::one(Run::new(page, offset, len)));
+        if got != 1 {
+            return Err(to_error(got));
         }
-        Self::of_pages(&[page], offset, len, gup_flags)
+        // SAFETY: The page is pinned.
+        if gup_flags & bindings::FOLL_WRITE != 0 && !unsafe { Folio::of(page) }.is_anon() {
+            // SAFETY: This function owns the pin.
+            return unsafe { self.of_pages(&[page], offset, len, gup_flags) };
+        }
+        // SAFETY: There is no run yet, and the page is pinned.
+        unsafe { self.runs.set(Run::new(page, offset, len)) };
+        Ok(())
     }
 
     /// Prepares the release of a guard of `len` bytes.
@@ -414,13 +436,16 @@ impl Pins {
         // `pin_user_pages_remote()` returned 0 without an error: fail the fork rather than leave
         // the page unpinned.
         let got = if got == 0 { Err(ENOMEM) } else { to_count(got) }?;
-        // SAFETY: This function owns the pins of the first `got` pages.
-        unsafe { self.push(&pages, got, 0, got * PAGE_SIZE, 0) }?;
+        // SAFETY: The lookup has set these pages, and this function owns their pins.
+        unsafe {
+            let pages = slice::from_raw_parts(pages.as_ptr().cast(), got);
+            self.push(pages, 0, got * PAGE_SIZE, 0)
+        }?;
         Ok(got)
     }
 
     /// Pins the rest of `iter`, at most `max` bytes, and advances `iter` by the length of the runs.
-    /// May sleep.
+    /// There must be no pins yet. May sleep.
     ///
     /// C: [`iov_iter_extract_pages()`](srctree/lib/iov_iter.c)
     ///
@@ -433,10 +458,11 @@ impl Pins {
     /// `iter` must be a valid `iov_iter`. If it is user-backed, it must be on memory of the current
     /// task.
     pub(super) unsafe fn extract(
+        &mut self,
         iter: *mut bindings::iov_iter,
         max: usize,
         gup_flags: u32,
-    ) -> Result<Runs> {
+    ) -> Result {
         // SAFETY: `iter` is valid.
         let (user_backed, left) = unsafe {
             (
@@ -450,7 +476,6 @@ impl Pins {
         if !user_backed || len == 0 {
             return Err(EINVAL);
         }
-        let mut pins = Self::new();
         let mut done = 0;
         let mut pages: Chunk = [const { MaybeUninit::uninit() }; CHUNK];
         while done < len {
@@ -470,8 +495,11 @@ impl Pins {
             let pushed = to_count(got).and_then(|got| {
                 done += got;
                 let n = (offset + got).div_ceil(PAGE_SIZE);
-                // SAFETY: This function owns the pins of the first `n` pages.
-                unsafe { pins.push(&pages, n, offset, got, (len - done) >> PAGE_SHIFT) }
+                // SAFETY: The lookup has set these pages, and this function owns their pins.
+                unsafe {
+                    let pages = slice::from_raw_parts(pages.as_ptr().cast(), n);
+                    self.push(pages, offset, got, (len - done) >> PAGE_SHIFT)
+                }
             });
             if let Err(e) = pushed {
                 // SAFETY: `iter` has been advanced by `done` bytes.
@@ -479,11 +507,10 @@ impl Pins {
                 return Err(e);
             }
         }
-        pins.prepare(len, gup_flags).inspect_err(|_| {
+        self.prepare(len, gup_flags).inspect_err(|_| {
             // SAFETY: As above.
             unsafe { bindings::iov_iter_revert(iter, len) }
-        })?;
-        Ok(pins.runs)
+        })
     }
 }
 
@@ -501,27 +528,29 @@ fn is_next(Run(run): &Run, page: *mut bindings::page) -> bool {
 /// not be empty.
 #[inline]
 fn contiguous(pages: &[*mut bindings::page], end: *mut bindings::page) -> usize {
-    let mut next = pages[0].wrapping_add(1);
-    if next == end {
+    let mut next = pages[0];
+    if next.wrapping_add(1) == end {
         return 1;
     }
-    let most = (end as usize - pages[0] as usize) / size_of::<bindings::page>();
-    let pages = &pages[..most.min(pages.len())];
-    let mut n = 1;
-    // Four at a time: for a huge page, this loop is all of the cost.
-    for four in pages[1..].chunks_exact(4) {
-        let differs = |i: usize| four[i] as usize ^ next.wrapping_add(i) as usize;
-        if differs(0) | differs(1) | differs(2) | differs(3) != 0 {
+    let most = (end as usize).wrapping_sub(next as usize) / size_of::<bindings::page>();
+    let all = most.min(pages.len());
+    let mut left = pages.get(..all).unwrap_or(pages);
+    // Eight at a time: for a huge page, this loop is all of the cost.
+    while let Some((eight, rest)) = left.split_first_chunk::<8>() {
+        if (0..8).any(|i| eight[i] != next.wrapping_add(i)) {
             break;
         }
-        next = next.wrapping_add(4);
-        n += 4;
+        next = next.wrapping_add(8);
+        left = rest;
     }
-    while pages.get(n) == Some(&next) {
+    while let Some((&page, rest)) = left.split_first() {
+        if page != next {
+            break;
+        }
         next = next.wrapping_add(1);
-        n += 1;
+        left = rest;
     }
-    n
+    all.wrapping_sub(left.len())
 }
 
 /// Returns the number of pages that `len` bytes at `addr` touch.
@@ -540,15 +569,24 @@ pub(super) fn count_pages(addr: usize, len: usize) -> Result<usize> {
         .wrapping_add(1))
 }
 
-/// Returns the number of pages of a lookup that returned `ret`, or its errno. No page at all is
-/// EFAULT. So is the last page of the address space, for which `gup_fast_fallback()` returns
-/// EOVERFLOW.
+/// Returns the number of pages of a lookup that returned `ret`, or its errno.
+#[inline]
 pub(super) fn to_count(ret: isize) -> Result<usize> {
+    if ret > 0 {
+        Ok(ret as usize)
+    } else {
+        Err(to_error(ret as c_int))
+    }
+}
+
+/// Returns the error of a lookup that returned `ret`. No page at all is EFAULT. So is the last page
+/// of the address space, for which `gup_fast_fallback()` returns EOVERFLOW.
+#[cold]
+fn to_error(ret: c_int) -> Error {
     match ret {
-        0 => Err(EFAULT),
-        n if n == EOVERFLOW.to_errno() as isize => Err(EFAULT),
-        n if n < 0 => Err(Error::from_errno(n as c_int)),
-        n => Ok(n as usize),
+        0 => EFAULT,
+        n if n == EOVERFLOW.to_errno() => EFAULT,
+        n => Error::from_errno(n),
     }
 }
 

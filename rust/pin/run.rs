@@ -107,7 +107,7 @@ impl Run {
 /// Number of runs that need no allocation.
 pub(super) const FEW: usize = 4;
 /// Number of runs that [`Many`] has room for by itself.
-const MANY: usize = 16;
+pub(super) const MANY: usize = 16;
 
 /// Runs that own their pins. Dropping them releases the pins, in any context, without dirtying.
 ///
@@ -190,11 +190,13 @@ impl Many {
     }
 
     #[inline]
-    fn as_ptr(&self) -> *const Run {
-        match &self.vec {
+    fn as_slice(&self) -> &[Run] {
+        let at = match &self.vec {
             None => self.here.as_ptr().cast(),
             Some(vec) => vec.as_ptr(),
-        }
+        };
+        // SAFETY: By the type invariants.
+        unsafe { slice::from_raw_parts(at, self.len) }
     }
 
     #[inline]
@@ -217,23 +219,46 @@ impl Runs {
         }
     }
 
+    /// Makes `run` the first and only run.
+    ///
+    /// # Safety
+    ///
+    /// There must be no run and no [`Many`]. The caller gives up the pins of `run`.
     #[inline]
-    pub(super) const fn one(run: Run) -> Self {
-        let mut runs = Self::new();
-        runs.few[0] = MaybeUninit::new(run);
+    pub(super) unsafe fn set(&mut self, run: Run) {
+        self.few[0].write(run);
         // INVARIANT: The first place holds a run.
-        runs.len = 1;
-        runs
+        self.len = 1;
+    }
+
+    /// Returns the places of runs that have no [`Many`], in fewer instructions than
+    /// [`Runs::spare`].
+    #[inline]
+    pub(super) fn few(&mut self) -> &mut [MaybeUninit<Run>; FEW] {
+        &mut self.few
+    }
+
+    /// Makes the first `len` places the runs.
+    ///
+    /// # Safety
+    ///
+    /// These places must hold runs, whose pins the caller gives up.
+    #[inline]
+    pub(super) unsafe fn set_len(&mut self, len: usize) {
+        // INVARIANT: By the safety requirements.
+        match &mut self.many {
+            None => self.len = len,
+            Some(many) => many.len = len,
+        }
     }
 
     #[inline]
     pub(super) fn as_slice(&self) -> &[Run] {
-        let (at, len) = match &self.many {
-            None => (self.few.as_ptr().cast(), self.len),
-            Some(many) => (many.as_ptr(), many.len),
-        };
-        // SAFETY: By the type invariants.
-        unsafe { slice::from_raw_parts(at, len) }
+        match &self.many {
+            // SAFETY: By the type invariants.
+            None => unsafe { slice::from_raw_parts(self.few.as_ptr().cast(), self.len) },
+            Some(many) => many.as_slice(),
+        }
     }
 
     #[inline]
@@ -353,8 +378,10 @@ impl Runs {
         let len = self.as_slice().len();
         // At least double the room, because the runs may grow many times.
         let mut many = Many::new((len + more).max(2 * len))?;
-        // SAFETY: There is room for `len` runs.
-        unsafe { ptr::copy_nonoverlapping(self.as_slice().as_ptr(), many.as_mut_ptr(), len) };
+        if len != 0 {
+            // SAFETY: There is room for `len` runs.
+            unsafe { ptr::copy_nonoverlapping(self.as_slice().as_ptr(), many.as_mut_ptr(), len) };
+        }
         // INVARIANT: The runs have moved to these places.
         many.len = len;
         self.truncate(0);
@@ -366,11 +393,24 @@ impl Runs {
     /// There must be a run. Any context.
     #[inline]
     pub(super) fn unpin(&mut self, dirty: bool) {
-        let runs = self.as_slice();
-        // SAFETY: `Run` is a `bio_vec`, and by its type invariants the runs own the pins. They are
-        // forgotten below.
-        unsafe { pin_guard_unpin(runs.as_ptr().cast(), runs.len(), dirty) };
+        // SAFETY: By the type invariants the runs own the pins. They are forgotten below.
+        unsafe { unpin(self.as_slice(), dirty) };
         self.truncate(0);
+    }
+
+    /// Releases the pins as [`Runs::unpin`] does, and frees the memory.
+    ///
+    /// # Safety
+    ///
+    /// The runs must not be used again, nor dropped. There must be no [`Deferred`].
+    #[inline]
+    pub(super) unsafe fn finish(&mut self, dirty: bool) {
+        match self.many.take() {
+            // SAFETY: As in `unpin`; the caller forgets the runs.
+            None => unsafe { unpin(self.as_slice(), dirty) },
+            // SAFETY: As above.
+            Some(many) => unsafe { unpin(many.as_slice(), dirty) },
+        }
     }
 
     /// Releases the pins of the bytes behind the first `len`, which must be at least 1, and at most
@@ -406,6 +446,22 @@ impl Runs {
         }
         self.truncate(0);
     }
+}
+
+/// Releases the pins of `runs`, of which there must be one, as [`Runs::unpin`] says.
+///
+/// # Safety
+///
+/// The caller gives up the pins.
+#[inline]
+unsafe fn unpin(runs: &[Run], dirty: bool) {
+    let release = if dirty {
+        pin_guard_unpin_dirty
+    } else {
+        pin_guard_unpin
+    };
+    // SAFETY: `Run` is a `bio_vec`, and by its type invariants its owner holds the pins.
+    unsafe { release(runs.as_ptr().cast(), runs.len()) };
 }
 
 impl Drop for Runs {
