@@ -73,6 +73,7 @@ enum pin_guard_entry {
 	PIN_GUARD_SHARED,	/* an anonymous page that is not exclusive to the mm */
 	PIN_GUARD_SWAP,
 	PIN_GUARD_ELSEWHERE,	/* under migration, or exclusive to a device */
+	PIN_GUARD_OUT_OF_REACH,	/* present, but GUP would look for it for ever */
 };
 unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, int *kind,
 			      unsigned long *swap);

@@ -27,11 +27,21 @@ static int page_kind(struct page *page)
 	return PageAnon(page) && !PageAnonExclusive(page) ? PIN_GUARD_SHARED : PIN_GUARD_PRESENT;
 }
 
-static int pud_kind(pud_t pud)
+static int pud_kind(pud_t pud, unsigned long *swap)
 {
+	/* Only hugetlb has entries here that are not present, and they have the form of a pte. */
+	pte_t pte = __pte(pud_val(pud));
+	int kind;
+
+	if (pud_present(pud))
+		return page_kind(pud_page(pud));
 	if (pud_none(pud))
 		return PIN_GUARD_ABSENT;
-	return pud_present(pud) ? page_kind(pud_page(pud)) : PIN_GUARD_ELSEWHERE;
+	if (!pte_present(pte))
+		return leaf_kind(softleaf_from_pte(pte), swap);
+	/* PROT_NONE on x86: follow_pud_mask() does not see the page, and hugetlb_fault() does. */
+	kind = page_kind(pte_page(pte));
+	return kind == PIN_GUARD_PRESENT ? PIN_GUARD_OUT_OF_REACH : kind;
 }
 
 static int pmd_kind(pmd_t pmd, unsigned long *swap)
@@ -84,7 +94,7 @@ unsigned long pin_guard_entry(struct vm_area_struct *vma, unsigned long addr, in
 	if (!pud_present(pudval) || pud_leaf(pudval)) {
 		ptl = pud_lockptr(mm, pud);
 		spin_lock(ptl);
-		*kind = pud_kind(pudp_get(pud));
+		*kind = pud_kind(pudp_get(pud), swap);
 		spin_unlock(ptl);
 		return PUD_SIZE;
 	}

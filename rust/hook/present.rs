@@ -36,6 +36,7 @@ unsafe impl Function for SwapCacheHasFolio {
 const PRESENT: c_int = 1;
 const SWAP: c_int = 3;
 const ELSEWHERE: c_int = 4;
+const OUT_OF_REACH: c_int = 5;
 
 /// The state of the page at an address.
 enum Entry {
@@ -46,6 +47,8 @@ enum Entry {
     /// migration, or exclusive to a device that works on the memory of the process
     /// (`make_device_exclusive()`).
     Elsewhere,
+    /// A device may be writing to the page, and nobody can pin it.
+    OutOfReach,
 }
 
 /// The VMA whose pages a fork pins.
@@ -64,6 +67,7 @@ impl Source {
         let entry = match kind {
             PRESENT => Entry::Present,
             ELSEWHERE => Entry::Elsewhere,
+            OUT_OF_REACH => Entry::OutOfReach,
             // SAFETY: A swap entry is valid while it is in the page table, and nobody can remove it
             // now.
             SWAP if unsafe {
@@ -116,7 +120,8 @@ impl Source {
 ///
 /// # Errors
 ///
-/// - `ENOMEM`: there is no memory for a page, or for the list of the pins.
+/// - `ENOMEM`: there is no memory for a page, or for the list of the pins; or a page cannot be
+///   pinned (1 GiB of hugetlb with PROT_NONE, on x86).
 /// - `EINTR`: the task has been killed.
 ///
 /// # Safety
@@ -143,6 +148,7 @@ pub(super) unsafe fn pin(
                 continue;
             }
             Entry::Elsewhere => source.pin_one(pins, at)?,
+            Entry::OutOfReach => return Err(ENOMEM),
             Entry::Present => {
                 // `pin` takes at most `Pins::CHUNK` pages, and this would have to look at more of
                 // them again.
