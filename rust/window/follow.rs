@@ -65,7 +65,10 @@ pub(crate) unsafe fn follow(
     let stock = Pieces::new();
     loop {
         let attempt = mm::with(mm, |state| {
-            if state.last_move == (to, from.start, sequence) {
+            // Odd, as the count is while the lock is held for write. A kernel without
+            // CONFIG_PER_VMA_LOCK (that is, without SMP) has none, and says 0: the way below is
+            // right for a revert, too, but may need memory.
+            if sequence % 2 == 1 && state.last_move == (to, from.start, sequence) {
                 return Attempt::Done;
             }
             let attempt = state.follow(from, to, &stock, PIECES);

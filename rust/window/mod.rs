@@ -389,7 +389,7 @@ unsafe fn many_segments(
 }
 
 /// Returns the sequence count of the mmap lock of `mm`, which the caller must hold for write. No
-/// two holders get the same count.
+/// two holders get the same odd count; without CONFIG_PER_VMA_LOCK all get 0.
 ///
 /// # Safety
 ///
