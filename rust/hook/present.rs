@@ -7,8 +7,8 @@
 //! cache, a migration entry for a moment (the reference of the device makes the migration fail), or
 //! exclusive access by another device. That reference keeps the page from going further. No device
 //! writes to any other page that is absent, or to one that is shared with an earlier child. So the
-//! fork hook brings in pages from these three places only, and no fork waits for a server, a disk,
-//! or a userfaultfd.
+//! fork hook brings in pages from these three places only, and no fork waits for a server or a
+//! userfaultfd, nor for a disk unless somebody is just reading the page from swap.
 //!
 //! C: `mm/gup.c`, `try_to_unmap_one()` in `mm/rmap.c`.
 
