@@ -566,10 +566,13 @@ static int set_huge_pages(long n)
 TEST_F(device, fork_with_the_hugetlb_pool_empty)
 {
 	static const unsigned int modes[] = { PIN_GUARD_DMA_WINDOW, PIN_GUARD_DMA_PIN };
-	long total = huge_pages("HugePages_Total"), used = total - huge_pages("HugePages_Free");
+	/* A free page may be reserved, for good if the kernel has lost count: see soak_disturb.c. */
+	long total = huge_pages("HugePages_Total"), reserved = huge_pages("HugePages_Rsvd");
+	long pool = total - huge_pages("HugePages_Free") + reserved + 1;
 	size_t i;
 
-	if (total < 0 || set_huge_pages(used + 1) || huge_pages("HugePages_Total") != used + 1)
+	if (total < 0 || reserved > total || set_huge_pages(pool) ||
+	    huge_pages("HugePages_Total") != pool)
 		SKIP(return, "cannot set the hugetlb pool to one free page");
 	for (i = 0; i < ARRAY_SIZE(modes); i++) {
 		char *p = map_pages(HUGE_SIZE, MAP_HUGE);

@@ -433,6 +433,7 @@ health_begin()
 	echo "$PG_MARK" >/dev/kmsg
 	dmesg | grep -q . || pg_skip_all "cannot read the kernel log"
 	PG_PINS=$(pg_pins)
+	PG_RESERVED=$(pg_reserved)
 }
 
 # pins that are held now
@@ -475,6 +476,12 @@ pg_pins_are_back()
 	[ "$(pg_pins)" = "$PG_PINS" ]
 }
 
+# huge pages of the pool that mappings have reserved
+pg_reserved()
+{
+	awk '$1 == "HugePages_Rsvd:" { print $2 }' /proc/meminfo
+}
+
 # health_end - the tests of PG_HEALTH
 health_end()
 {
@@ -497,6 +504,9 @@ health_end()
 		ktap_print_msg "$(pg_pins) pins held, $PG_PINS before"
 		pg_result "${PG_HEALTH[1]}" "$KSFT_FAIL"
 	fi
+	# The kernel can lose count of them; a later test that needs the whole pool should not wonder.
+	[ "$(pg_reserved)" = "$PG_RESERVED" ] ||
+		ktap_print_msg "$(pg_reserved) huge pages are reserved, $PG_RESERVED before"
 }
 
 #
