@@ -97,12 +97,12 @@ effects()
 		}' "$PG_TMP/vmstat" /proc/vmstat
 }
 
-# What has not happened; but for what only does where memory is short, and what this machine
-# cannot do. What the kernel does by itself is sure in an hour.
+# What has not happened; but for what only does where memory is short, or a file system lets itself
+# be interrupted, and what this machine cannot do. What the kernel does by itself is sure in an hour.
 never()
 {
 	{ sum; [ "$SECONDS_IN_ALL" -lt 3600 ] || effects; } | tr ' ' '\n' |
-		sed -n 's/=0$//p' | grep -vxE "lost|forks_refused${WHY_server:+|writes}" | xargs
+		sed -n 's/=0$//p' | grep -vxE "lost|interrupted|forks_refused${WHY_server:+|writes}" | xargs
 }
 
 # all_ran - on a slow machine that takes longer
