@@ -182,8 +182,10 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// After an error nothing has been sent, and no page is pinned. The errors are those of send(2)
-    /// on that socket, among them `EAGAIN`, `ENOTCONN`, `EDESTADDRREQ`, `EPIPE` (without a signal)
+    /// After an error nothing has been sent, and no page is pinned; but if a netfilter rule or tc
+    /// has duplicated the datagram that failed, the copy is sent, and the pages stay pinned until
+    /// it is freed, which nobody is told, as with MSG_ZEROCOPY. The errors are those of send(2) on
+    /// that socket, among them `EAGAIN`, `ENOTCONN`, `EDESTADDRREQ`, `EPIPE` (without a signal)
     /// and `ERESTARTSYS` (a signal came while the send waited for room), and:
     ///
     /// - `ENOBUFS`: the user is over RLIMIT_MEMLOCK.
@@ -1025,6 +1027,55 @@ mod tests {
             }
             assert!(eventually(|| pages.references(0) == before));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_chain_of_many_runs_is_let_go_by_a_workqueue() -> Result {
+        let stage = Stage::new()?;
+        let pages = Pages::folios(1)?;
+        let runs = RUNS_AT_ONCE / 2 + 1;
+        let mut all: KVec<Page> = KVec::new();
+        for i in 0..runs {
+            all.push(pages.at(i % 2), GFP_KERNEL)?;
+        }
+        let addr = kunit::map(&all)?;
+        let before = pages.references(0);
+        let begin = || {
+            let guard = PinGuard::new(addr, runs * P)?;
+            stage.begin_with(Buffer::Own(guard), 0..P)
+        };
+        let (a, b) = (begin()?, begin()?);
+        let skb = a.attach()?;
+        assert_eq!(b.join(&skb), 0);
+        let sends = (a.took_all(), b.took_all());
+        drop((a, b));
+        let held = pages.references(0) - before;
+        let lock = Arc::pin_init(kernel::new_spinlock!(()), GFP_KERNEL)?;
+        // The work is bound to this processor, so it cannot run meanwhile.
+        let atomic = lock.lock();
+        drop(skb);
+        let left = pages.references(0) - before;
+        drop(atomic);
+        assert_eq!(left, held / 2);
+        assert!(sends.0.is_complete() && sends.1.is_complete());
+        drop(sends);
+        assert!(eventually(|| pages.references(0) == before));
+
+        // A guard that sends share counts once.
+        let shared = Arc::new(PinGuard::new(addr, runs * P)?, GFP_KERNEL)?;
+        let begin = || stage.begin_with(Buffer::Shared(shared.clone()), 0..P);
+        let (a, b) = (begin()?, begin()?);
+        let skb = a.attach()?;
+        assert_eq!(b.join(&skb), 0);
+        let sends = (a.took_all(), b.took_all());
+        drop((a, b, shared));
+        let atomic = lock.lock();
+        drop(skb);
+        let left = pages.references(0) - before;
+        drop(atomic);
+        assert_eq!(left, 0);
+        drop(sends);
         Ok(())
     }
 

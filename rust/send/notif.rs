@@ -43,8 +43,8 @@ const CHAIN_SENDS: usize = 256;
 /// Maximum parts per send. One softirq releases all parts.
 pub(super) const MAX_PARTS: usize = 256;
 
-/// Maximum runs that a softirq releases. A workqueue releases a send of more runs, because that
-/// takes long.
+/// Maximum runs of a chain that a softirq releases. A workqueue releases the sends beyond that,
+/// because it takes long.
 pub(super) const RUNS_AT_ONCE: usize = 1024;
 
 /// The guard that has the pins of a part.
@@ -119,15 +119,14 @@ impl Parts {
     }
 
     /// Returns the maximum number of runs that the end of the send releases. A guard that
-    /// consecutive parts share counts once.
-    fn runs(&self) -> usize {
-        let mut last = ptr::null();
+    /// consecutive parts share counts once, also if it is `last`, the guard of the part before.
+    fn runs(&self, last: &mut *const PinGuard<Source>) -> usize {
         let mut runs = 0;
         for guard in self.iter().map(|part| part.buffer.guard()) {
-            if !ptr::eq(guard, last) {
+            if !ptr::eq(guard, *last) {
                 runs += guard.runs().len();
             }
-            last = guard;
+            *last = guard;
         }
         runs
     }
@@ -442,19 +441,28 @@ impl Notif {
                 at = (*notif.chain.get()).next;
             }
             let mut at = head;
+            let (mut runs, mut last) = (0, ptr::null());
             while let Some(notif) = at.as_ref() {
                 let next = (*notif.chain.get()).next;
-                Self::complete(Arc::from_raw(notif), copied);
+                let more = (*notif.load.get()).parts.runs(&mut last);
+                let long = runs + more > RUNS_AT_ONCE;
+                if long {
+                    // The workqueue may leave the end of a guard to the next send.
+                    last = ptr::null();
+                } else {
+                    runs += more;
+                }
+                Self::complete(Arc::from_raw(notif), copied, long);
                 at = next;
             }
         }
     }
 
-    /// Completes a send: releases the pages, wakes up waiters and calls the notifier.
-    fn complete(notif: Arc<Self>, copied: bool) {
+    /// Completes a send: releases the pages, wakes up waiters and calls the notifier. If `long`, a
+    /// workqueue releases the pages.
+    fn complete(notif: Arc<Self>, copied: bool, long: bool) {
         // SAFETY: By the type invariants. The caller has dropped the chain's last reference.
         let load = unsafe { &mut *notif.load.get() };
-        let long = load.parts.runs() > RUNS_AT_ONCE;
         if !long {
             load.parts = Parts::default();
             load.charge = None;
