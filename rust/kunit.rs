@@ -15,9 +15,12 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-/// `include/uapi/asm-generic/mman-common.h`
+/// `include/uapi/asm-generic/mman-common.h`, `include/uapi/linux/mman.h`
 const PROT_READ_WRITE: usize = 1 | 2;
-const MAP_PRIVATE_ANONYMOUS: usize = 0x02 | 0x20;
+const MAP_SHARED: usize = 0x01;
+const MAP_PRIVATE: usize = 0x02;
+const MAP_FIXED: usize = 0x10;
+const MAP_ANONYMOUS: usize = 0x20;
 
 pub(crate) type Page = *mut bindings::page;
 
@@ -112,15 +115,19 @@ pub(crate) fn mm() -> Result<*mut bindings::mm_struct> {
 
 /// Maps `pages` pages of anonymous memory, and returns the address.
 pub(crate) fn anonymous(pages: usize) -> Result<usize> {
+    mmap(0, pages, MAP_PRIVATE)
+}
+
+fn mmap(addr: usize, pages: usize, flags: usize) -> Result<usize> {
     // SAFETY: This is the thread of the current test.
     let addr = unsafe {
         bindings::kunit_vm_mmap(
             bindings::kunit_get_current_test(),
             ptr::null_mut(),
-            0,
+            addr,
             pages << PAGE_SHIFT,
             PROT_READ_WRITE,
-            MAP_PRIVATE_ANONYMOUS,
+            MAP_ANONYMOUS | flags,
             0,
         )
     };
@@ -134,6 +141,19 @@ pub(crate) fn anonymous(pages: usize) -> Result<usize> {
 /// Maps `pages` in this order, each any number of times, and returns the address.
 pub(crate) fn map(pages: &[Page]) -> Result<usize> {
     let addr = anonymous(pages.len())?;
+    insert(addr, pages)?;
+    Ok(addr)
+}
+
+/// Maps `pages` at `addr` in place of what is mapped there, and shared: a lookup for writing finds
+/// them, as it finds the pages of a file, and makes no copies.
+pub(crate) fn map_shared(addr: usize, pages: &[Page]) -> Result {
+    mmap(addr, pages.len(), MAP_SHARED | MAP_FIXED)?;
+    insert(addr, pages)
+}
+
+/// Maps `pages` from `addr` on, where a VMA is, but no page.
+fn insert(addr: usize, pages: &[Page]) -> Result {
     let mm = mm()?;
     // SAFETY: The mm is that of this thread, which does not hold the mmap lock.
     unsafe { pin_guard_mmap_write_lock(mm) };
@@ -149,7 +169,7 @@ pub(crate) fn map(pages: &[Page]) -> Result<usize> {
     })();
     // SAFETY: It was locked above.
     unsafe { pin_guard_mmap_write_unlock(mm) };
-    result.map(|()| addr)
+    result
 }
 
 /// Unmaps `pages` pages from `addr` on.

@@ -528,6 +528,28 @@ mod tests {
         (start / P..=(end - 1) / P).count()
     }
 
+    /// Returns the pages of a guard, in order.
+    fn pages_of<D: Direction>(guard: &PinGuard<D>) -> impl Iterator<Item = Page> + '_ {
+        guard.runs().iter().flat_map(|run| {
+            let first = run.0.bv_page;
+            (0..run.pages()).map(move |n| first.wrapping_add(n))
+        })
+    }
+
+    /// Returns the length of a guard, the number of its pages, the bytes of its runs, and whether
+    /// its release may have to sleep.
+    fn summary<D: Direction>(guard: &PinGuard<D>) -> (usize, usize, usize, bool) {
+        (
+            guard.len(),
+            guard.pages(),
+            guard.runs().iter().map(Run::len).sum(),
+            guard
+                .runs
+                .many()
+                .is_some_and(|many| many.deferred.is_some()),
+        )
+    }
+
     #[test]
     fn a_huge_folio_is_one_run() -> Result {
         let pages = Pages::one_folio(9)?;
@@ -618,6 +640,73 @@ mod tests {
             }
             drop(guard);
             assert_eq!([0, 1].map(|n| pages.references(n)), before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn up_to_16_pages_are_of_any_kind() -> Result {
+        // One more page than the short way takes.
+        const PAGES: usize = MANY + 1;
+        const BIAS: usize = bindings::GUP_PIN_COUNTING_BIAS as usize;
+        for large in [false, true] {
+            // Two pages are not anonymous: two folios, or the middle of a large one.
+            for at in 0..PAGES - 1 {
+                let others = if large {
+                    Pages::one_folio(2)?
+                } else {
+                    Pages::folios(2)?
+                };
+                let addr = kunit::anonymous(PAGES)?;
+                drop(PinGuard::<Dest>::new(addr, PAGES * P)?);
+                kunit::map_shared(addr + at * P, &[others.at(1), others.at(2)])?;
+                let mut pages = [ptr::null_mut(); PAGES];
+                for (n, page) in pages.iter_mut().enumerate() {
+                    let guard = PinGuard::<Source>::new(addr + n * P, 1)?;
+                    *page = guard.runs()[0].0.bv_page;
+                }
+                assert_eq!(pages[at..at + 2], [others.at(1), others.at(2)]);
+                let before = others.references(0);
+                // Whether the first `count` pages are pinned once, and no others.
+                let pinned = |count: usize| {
+                    pages.iter().enumerate().all(|(n, &page)| {
+                        if large && (at..at + 2).contains(&n) {
+                            let pins = count.saturating_sub(at).min(2);
+                            return others.references(0) == before + pins;
+                        }
+                        // SAFETY: The page is mapped by this thread.
+                        let references = unsafe {
+                            (&raw const (*page)._refcount.counter).read_volatile() as usize
+                        };
+                        // The kernel may hold other references for a while.
+                        references / BIAS == usize::from(n < count)
+                    })
+                };
+                for count in 1..=PAGES {
+                    let (start, len) = (addr + 1, count * P - 2);
+                    let guard = PinGuard::<Source>::new(start, len)?;
+                    assert!(pinned(count));
+                    assert!(pages_of(&guard).eq(pages[..count].iter().copied()));
+                    assert_eq!(summary(&guard), (len, count, len, false));
+                    drop(guard);
+                    assert!(pinned(0));
+                    let guard = PinGuard::<Dest>::new(start, len)?;
+                    assert!(pinned(count));
+                    assert!(pages_of(&guard).eq(pages[..count].iter().copied()));
+                    // A page of a file may have to be dirtied by a workqueue.
+                    assert_eq!(summary(&guard), (len, count, len, at < count));
+                    let mut last = [0];
+                    guard.write(len - 1, &[count as u8])?;
+                    PinGuard::<Source>::new(addr + (count - 1) * P, P)?.read(P - 2, &mut last)?;
+                    assert_eq!(last, [count as u8]);
+                    drop(guard);
+                    assert!(kunit::eventually(|| pinned(0)));
+                    for &page in &pages[..count] {
+                        // SAFETY: The page is mapped by this thread.
+                        assert!(unsafe { Folio::of(page) }.is_dirty());
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -804,15 +893,21 @@ mod tests {
 
     #[test]
     fn only_what_was_written_to_is_dirtied() -> Result {
-        let addr = kunit::anonymous(1)?;
-        let guard = PinGuard::<Dest>::new(addr, P)?;
-        // SAFETY: The page is pinned, and mapped by this thread after that.
-        let folio = unsafe { Folio::of(guard.runs()[0].as_bio_vec().bv_page) };
-        assert!(!folio.is_dirty());
-        drop(PinGuard::<Source>::new(addr, P)?);
-        assert!(!folio.is_dirty());
-        drop(guard);
-        assert!(folio.is_dirty());
+        for pages in [1, 3, 9, 17] {
+            let addr = kunit::anonymous(pages)?;
+            let guard = PinGuard::<Dest>::new(addr, pages * P)?;
+            let mut folios = KVec::new();
+            for page in pages_of(&guard) {
+                // SAFETY: The page is pinned, and mapped by this thread after that.
+                folios.push(unsafe { Folio::of(page) }, GFP_KERNEL)?;
+            }
+            assert_eq!(folios.len(), pages);
+            assert!(!folios.iter().any(|folio| folio.is_dirty()));
+            drop(PinGuard::<Source>::new(addr, pages * P)?);
+            assert!(!folios.iter().any(|folio| folio.is_dirty()));
+            drop(guard);
+            assert!(folios.iter().all(|folio| folio.is_dirty()));
+        }
         Ok(())
     }
 
