@@ -608,6 +608,29 @@ net_mend()
 	done
 }
 
+# net_neighbours permanent|stale - what both ends know of each other. A delay delays neighbour
+# discovery, too, which gives up after three seconds, and drops the datagram that waits for it.
+net_neighbours()
+{
+	local neighbours neighbour end to is mac rest
+
+	[ "$NET_DEV" != lo ] || return 0
+	for to in $REMOTE_V4 $REMOTE_V6; do
+		ping -c 1 -W 5 "$to" >/dev/null
+	done
+	mapfile -t neighbours < <(ip neigh show dev "$NET_DEV" | sed 's/^/local /'
+				  net_remote ip neigh show dev "$NET_PEER" | sed 's/^/remote /')
+	for neighbour in "${neighbours[@]}"; do
+		read -r end to is mac rest <<<"$neighbour"
+		[ "$is" = lladdr ] || continue
+		if [ "$end" = local ]; then
+			ip neigh change "$to" lladdr "$mac" dev "$NET_DEV" nud "$1"
+		else
+			net_remote ip neigh change "$to" lladdr "$mac" dev "$NET_PEER" nud "$1"
+		fi
+	done
+}
+
 # net_ends - where net_cut cuts
 net_ends()
 {

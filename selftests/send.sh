@@ -244,9 +244,11 @@ one_link()
 	with_feature "TSO off" tso stream
 	with_feature "SG off" sg stream
 	if pg_wanted "$NET_NAME UDP"; then
+		net_neighbours permanent
 		net_netem local delay "$(pg_delay $UDP_MS)ms"
 		run UDP guard -j 10 udp
 		net_netem local off
+		net_neighbours stale
 	fi
 	run "peer gone" gone
 	killed
