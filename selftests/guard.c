@@ -566,7 +566,11 @@ static int set_huge_pages(long n)
 TEST_F(device, fork_with_the_hugetlb_pool_empty)
 {
 	static const unsigned int modes[] = { PIN_GUARD_DMA_WINDOW, PIN_GUARD_DMA_PIN };
-	/* A free page may be reserved, for good if the kernel has lost count: see soak_disturb.c. */
+	/*
+	 * A free page may be reserved until the next boot. mremap() of a part of a private hugetlb
+	 * mapping, as in the soak, makes the kernel forget what the rest has reserved
+	 * (fixup_hugetlb_reservations() in mm/hugetlb.c, 7.2 and 7.3).
+	 */
 	long total = huge_pages("HugePages_Total"), reserved = huge_pages("HugePages_Rsvd");
 	long pool = total - huge_pages("HugePages_Free") + reserved + 1;
 	size_t i;

@@ -360,13 +360,6 @@ static void disturb_beside(struct area *a, uint64_t *rnd)
 		event(MUNMAPS);
 		break;
 	case 3:
-		/*
-		 * mremap() of a part of a hugetlb mapping makes the kernel forget what the rest has
-		 * reserved (fixup_hugetlb_reservations() in mm/hugetlb.c, 7.3), so split it first.
-		 */
-		if (a->kind->hugetlb && (mprotect(at, len, PROT_READ) ||
-					 mprotect(at, len, PROT_READ | PROT_WRITE)))
-			break;
 		if (mremap(at, len, len, flags, to) != to)
 			break;
 		nap(random_below(rnd, 2000));
