@@ -615,7 +615,8 @@ net_neighbours()
 	local neighbours neighbour end to is mac rest
 
 	[ "$NET_DEV" != lo ] || return 0
-	for to in $REMOTE_V4 $REMOTE_V6; do
+	# So that they know each other.
+	[ "$1" != permanent ] || for to in $REMOTE_V4 $REMOTE_V6; do
 		ping -c 1 -W 5 "$to" >/dev/null
 	done
 	mapfile -t neighbours < <(ip neigh show dev "$NET_DEV" | sed 's/^/local /'

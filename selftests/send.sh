@@ -230,7 +230,7 @@ second_device()
 
 one_link()
 {
-	local mode second_ms
+	local mode second_ms mark
 
 	run send_guard guard stream link mixed
 	net_netem remote delay ${ACK_MS}ms
@@ -244,11 +244,12 @@ one_link()
 	with_feature "TSO off" tso stream
 	with_feature "SG off" sg stream
 	if pg_wanted "$NET_NAME UDP"; then
+		mark=${#PG_UNDO[@]}
 		net_neighbours permanent
+		pg_undo net_neighbours stale
 		net_netem local delay "$(pg_delay $UDP_MS)ms"
 		run UDP guard -j 10 udp
-		net_netem local off
-		net_neighbours stale
+		pg_cleanup "$mark"
 	fi
 	run "peer gone" gone
 	killed
