@@ -357,8 +357,8 @@ impl Pins {
         self.prepare(len, gup_flags)
     }
 
-    /// Like [`Pins::user`], for memory within one page. Inline, because its call would cost a tenth
-    /// of all.
+    /// Like [`Pins::user`], for memory within one page. Inline, because most guards are of one page,
+    /// and a call costs as much as the rest of this.
     #[inline(always)]
     pub(super) fn page(&mut self, addr: usize, len: usize, gup_flags: u32) -> Result {
         if kernel::current!().mm().is_none() {
