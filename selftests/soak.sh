@@ -141,8 +141,9 @@ nfs_listen()
 		nfs4/nfs4_xdr_status error != 0 && error != 2
 		nfs4/nfs4_state_mgr_failed
 		sunrpc/rpc_call_rpcerror
-		sunrpc/rpc_garbage_args
-		sunrpc/rpc_unparsable
+		sunrpc/rpc__garbage_args
+		sunrpc/rpc__unparsable
+		sunrpc/rpc_xdr_overflow
 		nfsd/nfsd_read_err
 		nfsd/nfsd_compound_status status != 0 && status != 2
 	END
