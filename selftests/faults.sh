@@ -171,7 +171,7 @@ load()
 nfs_unload()
 {
 	umount "${FILE%/*}" "${FILE3%/*}" 2>/dev/null
-	pg_wait 10 pg_unload nfsv4 nfsv3 nfs_layout_flexfiles nfs_layout_nfsv41_files nfs
+	pg_unload_within 10 nfsv4 nfsv3 nfs_layout_flexfiles nfs_layout_nfsv41_files nfs
 }
 
 below dup_mmap

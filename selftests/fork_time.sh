@@ -63,7 +63,7 @@ if slow_swap >"$PG_TMP/why" 2>&1; then
 else
 	pg_skip "slow swap" "$(tail -n 1 "$PG_TMP/why")"
 fi
-pg_check "pin_guard_dma and pin_guard unload" pg_wait 30 pg_unload pin_guard_dma pin_guard
+pg_check "pin_guard_dma and pin_guard unload" pg_unload_within 30 pin_guard_dma pin_guard
 
 health_end
 pg_finish

@@ -244,6 +244,6 @@ scenarios()
 		for NAME in "${SCENARIOS[@]}"; do
 			run
 		done
-		[ $ROUND = control ] || pg_check "pin_guard unloads" pg_wait 20 pg_unload pin_guard
+		[ $ROUND = control ] || pg_check "pin_guard unloads" pg_unload_within 20 pin_guard
 	done
 }

@@ -49,7 +49,7 @@ for s in "${SUITES[@]}"; do
 	pg_run "$s" suite "$s"
 done
 # What a workqueue lets go of has a reference until then.
-pg_check "pin_guard unloads" pg_wait 10 pg_unload pin_guard 2>/dev/null
+pg_check "pin_guard unloads" pg_unload_within 10 pin_guard 2>/dev/null
 
 health_end
 pg_finish

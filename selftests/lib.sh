@@ -55,7 +55,7 @@ pg_modules_go()
 	local said
 
 	case $1 in "$KSFT_PASS" | "$KSFT_SKIP") return ;; esac
-	said=$(pg_wait 10 pg_unload "${PG_MODULES[@]}" 2>&1) ||
+	said=$(pg_unload_within 10 "${PG_MODULES[@]}" 2>&1) ||
 		ktap_print_msg "pin_guard is still loaded: ${said##*$'\n'}"
 }
 
@@ -389,10 +389,16 @@ pg_load()
 # pg_unload NAME... - those that are loaded. pin_guard is in use for a moment after many uses.
 pg_unload()
 {
+	pg_unload_within 2 "$@"
+}
+
+# pg_unload_within SECONDS NAME... - for each of them
+pg_unload_within()
+{
 	local name
 
-	for name in "$@"; do
-		! pg_loaded "$name" || pg_wait 2 rmmod "$name" 2>/dev/null || rmmod "$name" || return
+	for name in "${@:2}"; do
+		! pg_loaded "$name" || pg_wait "$1" rmmod "$name" 2>/dev/null || rmmod "$name" || return
 	done
 }
 

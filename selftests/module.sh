@@ -107,7 +107,7 @@ nfs_unload()
 {
 	umount "$MNT" 2>/dev/null
 	[ -n "$NFS_IN_USE" ] ||
-		pg_wait 10 pg_unload nfsv4 nfsv3 nfs_layout_flexfiles nfs_layout_nfsv41_files nfs 2>/dev/null
+		pg_unload_within 10 nfsv4 nfsv3 nfs_layout_flexfiles nfs_layout_nfsv41_files nfs 2>/dev/null
 }
 modprobe nfs 2>"$PG_TMP/why" || NO_NFS="no nfs.ko: $(<"$PG_TMP/why")"
 NFS_IN_USE=$NO_NFS NO_MOUNT=$NO_NFS
@@ -125,7 +125,7 @@ section()
 
 finish()
 {
-	pg_wait 10 pg_unload pin_guard_dma pin_guard 2>/dev/null
+	pg_unload_within 10 pin_guard_dma pin_guard 2>/dev/null
 	nfs_unload
 	health_end
 	pg_finish
@@ -314,7 +314,7 @@ many_reads()
 come_and_go()
 {
 	for _ in 1 2 3 4 5 6; do
-		pg_wait 10 pg_unload pin_guard 2>/dev/null || return
+		pg_unload_within 10 pin_guard 2>/dev/null || return
 		sleep 0.2
 		pg_load pin_guard || return
 		sleep 0.2
@@ -456,7 +456,7 @@ come_and_go_beside()
 	for _ in {1..25}; do
 		pg_load pin_guard || return
 		grep -qE "^nfs_file_read (attached|waiting)" "$DEBUGFS/targets" || return
-		pg_wait 10 pg_unload pin_guard 2>/dev/null || return
+		pg_unload_within 10 pin_guard 2>/dev/null || return
 	done
 	pg_load pin_guard
 }
