@@ -537,9 +537,9 @@ static size_t random_size(struct self *s)
 }
 
 /*
- * READ_PLUS of NFS 4.2 fails with EIO, with pin_guard and without, if the length is no multiple of
- * four and the last page has only one or two of the bytes: xdr_stream_subsegment() (net/sunrpc/xdr.c)
- * counts words, and believes that the reply ends with the page before.
+ * READ_PLUS of NFS 4.2 fails with EIO, with pin_guard and without, if the last page has fewer of the
+ * bytes than the remainder of the length by four: xdr_stream_subsegment() (net/sunrpc/xdr.c) counts
+ * words, and believes that the reply ends with the page before.
  */
 static size_t readable(const char *start, size_t len)
 {
