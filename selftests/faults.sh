@@ -171,7 +171,7 @@ load()
 nfs_unload()
 {
 	umount "${FILE%/*}" "${FILE3%/*}" 2>/dev/null
-	pg_unload_within 10 nfsv4 nfsv3 nfs_layout_flexfiles nfs_layout_nfsv41_files nfs
+	pg_unload_within 10 nfs_layout_flexfiles nfs_layout_nfsv41_files nfsv4 nfsv3 nfs
 }
 
 below dup_mmap

@@ -398,7 +398,7 @@ pg_unload_within()
 	local name
 
 	for name in "${@:2}"; do
-		! pg_loaded "$name" || pg_wait "$1" rmmod "$name" 2>/dev/null || rmmod "$name" || return
+		! pg_loaded "$name" || pg_wait "$1" rmmod "$name" 2>/dev/null || rmmod "$name" || return 1
 	done
 }
 
