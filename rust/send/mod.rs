@@ -1076,6 +1076,22 @@ mod tests {
         drop(atomic);
         assert_eq!(left, 0);
         drop(sends);
+
+        // Guards that somebody else holds do not count.
+        let guard = || -> Result<_> { Ok(Arc::new(PinGuard::new(addr, runs * P)?, GFP_KERNEL)?) };
+        let guards = [guard()?, guard()?];
+        let begin = |i: usize| stage.begin_with(Buffer::Shared(guards[i].clone()), 0..P);
+        let (a, b) = (begin(0)?, begin(1)?);
+        let skb = a.attach()?;
+        assert_eq!(b.join(&skb), 0);
+        let sends = (a.took_all(), b.took_all());
+        drop((a, b));
+        let atomic = lock.lock();
+        drop(skb);
+        let held_by_us = guards.map(|guard| Arc::into_unique_or_drop(guard).is_some());
+        drop(atomic);
+        assert_eq!(held_by_us, [true, true]);
+        drop(sends);
         Ok(())
     }
 

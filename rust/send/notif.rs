@@ -73,11 +73,41 @@ pub(super) struct Part {
     pub(super) range: Range<usize>,
 }
 
+impl Part {
+    /// Releases the part, unless its guard would release more than `room` runs. A guard that
+    /// somebody else still holds releases none. Returns whether it is released. Any context.
+    #[inline]
+    fn release(part: &mut Option<Self>, room: &mut usize) -> bool {
+        let shared = part.take_if(|part| matches!(part.buffer, Buffer::Shared(_)));
+        if let Some(Self {
+            buffer: Buffer::Shared(guard),
+            range,
+        }) = shared
+        {
+            let unique = Arc::into_unique_or_drop(guard);
+            // INVARIANT: This is the same guard and the same range.
+            *part = unique.map(|guard| Self {
+                buffer: Buffer::Shared(guard.into()),
+                range,
+            });
+        }
+        let Some(Self { buffer, .. }) = part else {
+            return true;
+        };
+        let Some(rest) = room.checked_sub(buffer.guard().runs().len()) else {
+            return false;
+        };
+        *room = rest;
+        *part = None;
+        true
+    }
+}
+
 /// The parts of a send, in order. The first one needs no allocation.
 #[derive(Default)]
 pub(super) struct Parts {
     first: Option<Part>,
-    others: KVec<Part>,
+    others: KVec<Option<Part>>,
 }
 
 impl Parts {
@@ -95,11 +125,11 @@ impl Parts {
         if self.others.len() == MAX_PARTS - 1 {
             return Err(E2BIG);
         }
-        Ok(self.others.push(part, GFP_KERNEL)?)
+        Ok(self.others.push(Some(part), GFP_KERNEL)?)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Part> {
-        Iterator::chain(self.first.iter(), self.others.iter())
+        Iterator::chain(self.first.iter(), self.others.iter().flatten())
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -116,19 +146,6 @@ impl Parts {
     fn pages(&self) -> usize {
         let pages = |part: &Part| part.buffer.guard().pages_in(part.range.clone());
         self.iter().map(pages).sum()
-    }
-
-    /// Returns the maximum number of runs that the end of the send releases. A guard that
-    /// consecutive parts share counts once, also if it is `last`, the guard of the part before.
-    fn runs(&self, last: &mut *const PinGuard<Source>) -> usize {
-        let mut runs = 0;
-        for guard in self.iter().map(|part| part.buffer.guard()) {
-            if !ptr::eq(guard, *last) {
-                runs += guard.runs().len();
-            }
-            *last = guard;
-        }
-        runs
     }
 
     /// Returns the bytes of all parts as one array. May sleep.
@@ -165,11 +182,18 @@ impl Parts {
         Ok(bvecs)
     }
 
+    /// Releases the parts, as long as their runs are at most `room`, which becomes less by them.
+    /// Returns whether none is left. Any context.
+    fn release(&mut self, room: &mut usize) -> bool {
+        Part::release(&mut self.first, room)
+            && self.others.iter_mut().all(|part| Part::release(part, room))
+    }
+
     /// Releases the parts behind the first `bytes` bytes, which must be at least 1, and at most the
     /// bytes of all parts.
     fn truncate(&mut self, bytes: usize) {
         let (mut left, mut keep) = (bytes, 0);
-        for part in Iterator::chain(self.first.iter_mut(), self.others.iter_mut()) {
+        for part in Iterator::chain(self.first.iter_mut(), self.others.iter_mut().flatten()) {
             if left == 0 {
                 break;
             }
@@ -441,28 +465,21 @@ impl Notif {
                 at = (*notif.chain.get()).next;
             }
             let mut at = head;
-            let (mut runs, mut last) = (0, ptr::null());
+            let mut room = RUNS_AT_ONCE;
             while let Some(notif) = at.as_ref() {
                 let next = (*notif.chain.get()).next;
-                let more = (*notif.load.get()).parts.runs(&mut last);
-                let long = runs + more > RUNS_AT_ONCE;
-                if long {
-                    // The workqueue may leave the end of a guard to the next send.
-                    last = ptr::null();
-                } else {
-                    runs += more;
-                }
-                Self::complete(Arc::from_raw(notif), copied, long);
+                Self::complete(Arc::from_raw(notif), copied, &mut room);
                 at = next;
             }
         }
     }
 
-    /// Completes a send: releases the pages, wakes up waiters and calls the notifier. If `long`, a
-    /// workqueue releases the pages.
-    fn complete(notif: Arc<Self>, copied: bool, long: bool) {
+    /// Completes a send: releases the pages, wakes up waiters and calls the notifier. A workqueue
+    /// releases what has more runs than `room`.
+    fn complete(notif: Arc<Self>, copied: bool, room: &mut usize) {
         // SAFETY: By the type invariants. The caller has dropped the chain's last reference.
         let load = unsafe { &mut *notif.load.get() };
+        let long = !load.parts.release(room);
         if !long {
             load.parts = Parts::default();
             load.charge = None;
