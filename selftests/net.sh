@@ -353,14 +353,16 @@ net_over_mirred()
 	END
 }
 
-# An IPv6 extension header, which the route inserts: a segment that is the other end, too
+# An IPv6 extension header, which the route inserts: a segment that is the other end, too. Behind
+# that the kernel cannot cut a packet into segments, and drops it (SKB_BAD_GSO): TCP would get
+# through with one segment each time-out.
 net_over_seg6()
 {
 	local segment=2001:db8::3 conf
 
 	NET_NEEDS=CONFIG_IPV6_SEG6_LWTUNNEL
 	LOCAL_V4='' REMOTE_V4=''
-	net_remote ip addr add $segment/64 dev veth1 nodad &&
+	ip link set veth0 gso_max_segs 1 && net_remote ip addr add $segment/64 dev veth1 nodad &&
 		ip route add "$REMOTE_V6" encap seg6 mode inline segs $segment dev veth0 || return
 	for conf in all veth1; do
 		net_remote sysctl -qw net.ipv6.conf.$conf.seg6_enabled=1 || return
