@@ -231,8 +231,10 @@ nfs_again()
 # still refers to is not dropped at once
 drop()
 {
-	local cached="xfs_io -r -c 'fadvise -d 0 0' -c 'mmap -r 0 $(stat -c %s "$1")' -c mincore $1"
+	local size cached
 
+	size=$(stat -c %s "$1")
+	cached="xfs_io -r -c 'fadvise -d 0 0' -c 'mmap -r 0 $size' -c mincore $1"
 	echo "for _ in \$(seq 100); do [ -n \"\$($cached)\" ] || break; sleep 0.1; done"
 }
 
