@@ -235,7 +235,8 @@ drop()
 
 	size=$(stat -c %s "$1")
 	cached="xfs_io -r -c 'fadvise -d 0 0' -c 'mmap -r 0 $size' -c mincore $1"
-	echo "for _ in \$(seq 100); do [ -n \"\$($cached)\" ] || break; sleep 0.1; done"
+	echo "for _ in \$(seq 100); do c=\$($cached) || exit; [ -n \"\$c\" ] || break; sleep 0.1; done &&
+		[ -z \"\$c\" ]"
 }
 
 # nfs_faults VERSION - the tests of NFS, over the first version those of NFS_GONE, too

@@ -1092,6 +1092,34 @@ mod tests {
         drop(atomic);
         assert_eq!(held_by_us, [true, true]);
         drop(sends);
+
+        // Of one send: the second guard, which nobody else holds, is too much; the third is not.
+        let kept = Arc::new(stage.guard(P)?, GFP_KERNEL)?;
+        let pinned = stage.pinned();
+        let mut parts = stage.parts(Buffer::Own(PinGuard::new(addr, runs * P)?), 0..P)?;
+        let second = Arc::new(PinGuard::new(addr, runs * P)?, GFP_KERNEL)?;
+        for guard in [second, kept.clone()] {
+            let buffer = Buffer::Shared(guard);
+            parts.push(Part {
+                buffer,
+                range: 0..P,
+            })?;
+        }
+        let sender = stage.begin_parts(parts)?;
+        let skb = sender.attach()?;
+        let send = sender.took_all();
+        drop(sender);
+        let held = pages.references(0) - before;
+        let atomic = lock.lock();
+        drop(skb);
+        let left = pages.references(0) - before;
+        let kept = Arc::into_unique_or_drop(kept).is_some();
+        drop(atomic);
+        assert_eq!((left, kept), (held / 2, true));
+        assert!(send.is_complete());
+        assert_eq!(stage.pinned(), pinned - 1);
+        drop(send);
+        assert!(eventually(|| pages.references(0) == before));
         Ok(())
     }
 

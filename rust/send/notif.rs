@@ -40,10 +40,10 @@ const CHAIN_BYTES: usize = 512 << 10;
 /// not charged to the send buffer, so the number must be bounded.
 const CHAIN_SENDS: usize = 256;
 
-/// Maximum parts per send. One softirq releases all parts.
+/// Maximum parts per send.
 pub(super) const MAX_PARTS: usize = 256;
 
-/// Maximum runs of a chain that a softirq releases. A workqueue releases the sends beyond that,
+/// Maximum runs of a chain that a softirq releases. A workqueue releases what is beyond that,
 /// because it takes long.
 pub(super) const RUNS_AT_ONCE: usize = 1024;
 
@@ -74,19 +74,26 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Releases the part, unless its guard would release more than `room` runs. A guard that
-    /// somebody else still holds releases none. Returns whether it is released. Any context.
+    /// Releases the part, and takes from `room` the runs of its guard, or 1 if somebody else still
+    /// holds the guard, which then releases none. Returns `false` if there is not so much room: the
+    /// part stays. Any context.
     #[inline]
     fn release(part: &mut Option<Self>, room: &mut usize) -> bool {
+        if *room == 0 {
+            return part.is_none();
+        }
         let shared = part.take_if(|part| matches!(part.buffer, Buffer::Shared(_)));
         if let Some(Self {
             buffer: Buffer::Shared(guard),
             range,
         }) = shared
         {
-            let unique = Arc::into_unique_or_drop(guard);
+            let Some(guard) = Arc::into_unique_or_drop(guard) else {
+                *room -= 1;
+                return true;
+            };
             // INVARIANT: This is the same guard and the same range.
-            *part = unique.map(|guard| Self {
+            *part = Some(Self {
                 buffer: Buffer::Shared(guard.into()),
                 range,
             });
@@ -182,11 +189,14 @@ impl Parts {
         Ok(bvecs)
     }
 
-    /// Releases the parts, as long as their runs are at most `room`, which becomes less by them.
-    /// Returns whether none is left. Any context.
+    /// Releases the parts for which there is `room`, by [`Part::release`]. Returns whether none is
+    /// left. Any context.
     fn release(&mut self, room: &mut usize) -> bool {
-        Part::release(&mut self.first, room)
-            && self.others.iter_mut().all(|part| Part::release(part, room))
+        let mut all = Part::release(&mut self.first, room);
+        for part in &mut self.others {
+            all &= Part::release(part, room);
+        }
+        all
     }
 
     /// Releases the parts behind the first `bytes` bytes, which must be at least 1, and at most the
@@ -475,7 +485,7 @@ impl Notif {
     }
 
     /// Completes a send: releases the pages, wakes up waiters and calls the notifier. A workqueue
-    /// releases what has more runs than `room`.
+    /// releases that for which there is no `room`.
     fn complete(notif: Arc<Self>, copied: bool, room: &mut usize) {
         // SAFETY: By the type invariants. The caller has dropped the chain's last reference.
         let load = unsafe { &mut *notif.load.get() };
