@@ -168,7 +168,18 @@ osds()
 osds_stop()
 {
 	pg_undo osds CONT
-	osds STOP
+	osds STOP && await osds_stand
+}
+
+# A thread that does not know of the signal yet would answer one more read.
+osds_stand()
+{
+	local i
+
+	for i in 0 1; do
+		[ ! -e "$CEPH/osd.$i.pid" ] || ! cat "/proc/$(<"$CEPH/osd.$i.pid")"/task/*/status |
+			grep '^State:' | grep -qv stopped || return
+	done
 }
 
 # Once, so that nothing but the data is asked for later.
