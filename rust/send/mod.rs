@@ -182,9 +182,10 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// After an error nothing has been sent, and no page is pinned; but if a netfilter rule or tc
-    /// has duplicated the datagram that failed, the copy is sent, and the pages stay pinned until
-    /// it is freed, which nobody is told, as with MSG_ZEROCOPY. The errors are those of send(2) on
+    /// After an error nothing has been sent, and no page is pinned, or not for long: a workqueue
+    /// releases what has more than 1024 runs. But if a netfilter rule or tc has duplicated the
+    /// datagram that failed, the copy is sent, and the pages stay pinned until it is freed, which
+    /// nobody is told, as with MSG_ZEROCOPY. The errors are those of send(2) on
     /// that socket, among them `EAGAIN`, `ENOTCONN`, `EDESTADDRREQ`, `EPIPE` (without a signal)
     /// and `ERESTARTSYS` (a signal came while the send waited for room), and:
     ///
@@ -1002,15 +1003,21 @@ mod tests {
         Ok(())
     }
 
-    #[test]
-    fn many_runs_are_let_go_by_a_workqueue() -> Result {
-        let stage = Stage::new()?;
+    /// Maps two pages in turn, so that each of `runs` pages is a run. Returns them and the address.
+    fn many_runs(runs: usize) -> Result<(Pages, usize)> {
         let pages = Pages::folios(1)?;
         let mut all: KVec<Page> = KVec::new();
-        for i in 0..=RUNS_AT_ONCE {
+        for i in 0..runs {
             all.push(pages.at(i % 2), GFP_KERNEL)?;
         }
         let addr = kunit::map(&all)?;
+        Ok((pages, addr))
+    }
+
+    #[test]
+    fn many_runs_are_let_go_by_a_workqueue() -> Result {
+        let stage = Stage::new()?;
+        let (pages, addr) = many_runs(RUNS_AT_ONCE + 1)?;
         let before = pages.references(0);
         for runs in [RUNS_AT_ONCE, RUNS_AT_ONCE + 1] {
             let guard = PinGuard::new(addr, runs * P)?;
@@ -1033,13 +1040,8 @@ mod tests {
     #[test]
     fn a_chain_of_many_runs_is_let_go_by_a_workqueue() -> Result {
         let stage = Stage::new()?;
-        let pages = Pages::folios(1)?;
         let runs = RUNS_AT_ONCE / 2 + 1;
-        let mut all: KVec<Page> = KVec::new();
-        for i in 0..runs {
-            all.push(pages.at(i % 2), GFP_KERNEL)?;
-        }
-        let addr = kunit::map(&all)?;
+        let (pages, addr) = many_runs(runs)?;
         let before = pages.references(0);
         let begin = || {
             let guard = PinGuard::new(addr, runs * P)?;
@@ -1076,8 +1078,16 @@ mod tests {
         drop(atomic);
         assert_eq!(left, 0);
         drop(sends);
+        Ok(())
+    }
 
-        // Guards that somebody else holds do not count.
+    #[test]
+    fn guards_that_others_hold_do_not_count() -> Result {
+        let stage = Stage::new()?;
+        let runs = RUNS_AT_ONCE / 2 + 1;
+        let (pages, addr) = many_runs(runs)?;
+        let before = pages.references(0);
+        let lock = Arc::pin_init(kernel::new_spinlock!(()), GFP_KERNEL)?;
         let guard = || -> Result<_> { Ok(Arc::new(PinGuard::new(addr, runs * P)?, GFP_KERNEL)?) };
         let guards = [guard()?, guard()?];
         let begin = |i: usize| stage.begin_with(Buffer::Shared(guards[i].clone()), 0..P);
@@ -1091,9 +1101,19 @@ mod tests {
         let held_by_us = guards.map(|guard| Arc::into_unique_or_drop(guard).is_some());
         drop(atomic);
         assert_eq!(held_by_us, [true, true]);
+        assert_eq!(pages.references(0), before);
         drop(sends);
+        Ok(())
+    }
 
-        // Of one send: the second guard, which nobody else holds, is too much; the third is not.
+    #[test]
+    fn a_part_without_room_keeps_no_other() -> Result {
+        let stage = Stage::new()?;
+        let runs = RUNS_AT_ONCE / 2 + 1;
+        let (pages, addr) = many_runs(runs)?;
+        let before = pages.references(0);
+        let lock = Arc::pin_init(kernel::new_spinlock!(()), GFP_KERNEL)?;
+        // The second guard, which nobody else holds, is too much; the third is not.
         let kept = Arc::new(stage.guard(P)?, GFP_KERNEL)?;
         let pinned = stage.pinned();
         let mut parts = stage.parts(Buffer::Own(PinGuard::new(addr, runs * P)?), 0..P)?;

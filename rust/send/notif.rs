@@ -43,8 +43,8 @@ const CHAIN_SENDS: usize = 256;
 /// Maximum parts per send.
 pub(super) const MAX_PARTS: usize = 256;
 
-/// Maximum runs of a chain that a softirq releases. A workqueue releases what is beyond that,
-/// because it takes long.
+/// Maximum runs of a chain that a softirq releases, and references on shared guards, which count as
+/// one each. A workqueue releases what is beyond that, because it takes long.
 pub(super) const RUNS_AT_ONCE: usize = 1024;
 
 /// The guard that has the pins of a part.
